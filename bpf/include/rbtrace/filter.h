@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The filters that every tracer shares. They are constants, so the verifier
+ * removes the ones that are not in use, and they come before the reserve, so
+ * that what is not wanted costs the ring nothing.
+ */
+#ifndef __RBTRACE_FILTER_H__
+#define __RBTRACE_FILTER_H__
+
+const volatile __u32 rb_pid = 0; /* 0: any */
+const volatile __u32 rb_ppid = 0;
+const volatile bool rb_by_uid = false;
+const volatile __u32 rb_uid = 0;
+const volatile bool rb_by_comm = false;
+const volatile char rb_comm[TASK_COMM_LEN] = {};
+const volatile bool rb_by_cgroup = false;
+const volatile bool rb_by_tree = false;
+
+/* One slot: the cgroup whose members, and those of the cgroups below it, are wanted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_CGROUP_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} rb_cgroup SEC(".maps");
+
+/* The processes (thread groups) that are followed; kept by follow.bpf.c. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1); /* user space sets the real size where it is used */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u8);
+} rb_tree SEC(".maps");
+
+static __always_inline bool rb_comm_is_wanted(void)
+{
+	char comm[TASK_COMM_LEN] = {};
+
+	if (bpf_get_current_comm(comm, sizeof(comm)))
+		return false;
+	for (int i = 0; i < TASK_COMM_LEN; i++) {
+		if (comm[i] != rb_comm[i])
+			return false;
+		if (!comm[i])
+			break;
+	}
+	return true;
+}
+
+/* Is the current task one whose events are wanted? */
+static __always_inline bool rb_task_is_wanted(struct task_struct *task)
+{
+	__u32 pid = bpf_get_current_pid_tgid() >> 32;
+
+	if (rb_pid && pid != rb_pid)
+		return false;
+	if (rb_by_tree && !bpf_map_lookup_elem(&rb_tree, &pid))
+		return false;
+	if (rb_by_uid && (__u32)bpf_get_current_uid_gid() != rb_uid)
+		return false;
+	if (rb_ppid && (__u32)BPF_CORE_READ(task, real_parent, tgid) != rb_ppid)
+		return false;
+	if (rb_by_cgroup && bpf_current_task_under_cgroup(&rb_cgroup, 0) != 1)
+		return false;
+	if (rb_by_comm && !rb_comm_is_wanted())
+		return false;
+	return true;
+}
+
+#endif /* __RBTRACE_FILTER_H__ */

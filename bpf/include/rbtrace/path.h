@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Absolute paths from (mount, dentry), as d_path() makes them, for programs that
+ * may not call it.
+ */
+#ifndef __RBTRACE_PATH_H__
+#define __RBTRACE_PATH_H__
+
+#define RB_PATH_MAX   4096 /* bytes of names that a walk stores at the most */
+#define RB_NAME_MAX   256  /* NAME_MAX and its NUL */
+#define RB_PATH_DEPTH 64   /* names and mount points that a walk passes at the most */
+#define RB_PATH_ROOM  (RB_PATH_MAX + RB_NAME_MAX)
+
+enum rb_path_flags {
+	RB_PATH_CUT = 1,     /* deeper or longer than a walk can follow: the beginning is missing */
+	RB_PATH_DELETED = 2, /* unlinked, or never had a name in a directory (memfd) */
+};
+
+/*
+ * Where the walk stands. It lies in a map: the verifier forgets what it knew of a
+ * value that is stored there, so every turn of the loop looks alike to it however
+ * the turns before went. Kept in registers, the count would make it walk all of
+ * their combinations.
+ */
+struct rb_path {
+	__u64 vfsmnt;
+	__u64 dentry;
+	__u32 len;
+	__u32 flags;
+};
+
+/*
+ * Stores the names from the leaf up to the root, each with its NUL, at dst,
+ * which has RB_PATH_ROOM bytes, and their number of bytes in p->len. User space
+ * puts them in order: turning them round here would cost the traced process more.
+ *
+ * Where a name is the root of its mount the walk goes on at the mount point, as
+ * prepend_path() does (fs/d_path.c); it ends at the root of the task's mount
+ * namespace. A chroot is not honoured: the path is the one that a process outside
+ * of it sees.
+ */
+static __always_inline void rb_path_names(__u8 *dst, volatile struct rb_path *p)
+{
+	struct vfsmount *vfsmnt = (void *)p->vfsmnt;
+	struct dentry *dentry = (void *)p->dentry;
+
+	p->len = 0;
+	p->flags = 0;
+	/* d_unhashed(), include/linux/dcache.h */
+	if (!BPF_CORE_READ(dentry, d_hash.pprev) && BPF_CORE_READ(vfsmnt, mnt_root) != dentry)
+		p->flags = RB_PATH_DELETED;
+	for (int i = 0; i < RB_PATH_DEPTH; i++) {
+		struct dentry *parent;
+		__u32 pos = p->len;
+		long n;
+
+		if (dentry == BPF_CORE_READ(vfsmnt, mnt_root)) {
+			struct mount *mnt =
+				(void *)vfsmnt - bpf_core_field_offset(struct mount, mnt);
+			struct mount *above = BPF_CORE_READ(mnt, mnt_parent);
+
+			if (above == mnt)
+				return;
+			dentry = BPF_CORE_READ(mnt, mnt_mountpoint);
+			vfsmnt = (void *)above + bpf_core_field_offset(struct mount, mnt);
+			continue;
+		}
+		n = bpf_probe_read_kernel_str(dst + (pos & (RB_PATH_MAX - 1)), RB_NAME_MAX,
+					      BPF_CORE_READ(dentry, d_name.name));
+		if (n <= 0 || pos + n > RB_PATH_MAX)
+			break;
+		p->len = pos + n;
+		parent = BPF_CORE_READ(dentry, d_parent);
+		if (dentry == parent) /* a file without a directory: memfd */
+			return;
+		dentry = parent;
+	}
+	p->flags |= RB_PATH_CUT;
+}
+
+#endif /* __RBTRACE_PATH_H__ */

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"github.com/rbtrace/rbtrace/internal/attach"
+	"github.com/rbtrace/rbtrace/internal/field"
+	"github.com/rbtrace/rbtrace/internal/output"
+	"github.com/rbtrace/rbtrace/internal/ringbuf"
+	"github.com/rbtrace/rbtrace/internal/tracer"
+)
+
+// defaultRing is the size of the ring: room for a burst of some ten thousand
+// events while the reader is not scheduled. Memory is charged for it, but a page
+// costs time only once it is used.
+const defaultRing = 8 << 20
+
+// traceFlags are the flags that all tracers share, as they were written.
+type traceFlags struct {
+	pid, ppid  uint32
+	uid        string
+	comm       string
+	failed     bool
+	cgroup     string
+	duration   seconds
+	maxEvents  uint64
+	format     string
+	columns    string
+	noHeader   bool
+	time       string
+	bufferSize string
+	stats      seconds
+	hook       string
+	explain    bool
+	btf        string
+	params     map[string]*uint64
+}
+
+func (f *traceFlags) register(flags *pflag.FlagSet, t *tracer.Tracer) {
+	flags.SortFlags = false
+	f.params = make(map[string]*uint64)
+	for _, p := range t.Params {
+		v := &paramValue{max: p.Max, name: p.Value}
+		flags.VarP(v, p.Name, p.Short, p.Usage)
+		f.params[p.Name] = &v.value
+	}
+	flags.Uint32VarP(&f.pid, "pid", "p", 0, "only the process with this `PID`")
+	flags.Uint32Var(&f.ppid, "ppid", 0, "only children of the process with this `PID`")
+	flags.StringVarP(&f.uid, "uid", "u", "", "only this `USER`, by number or name")
+	flags.StringVarP(&f.comm, "comm", "n", "", "only tasks of this `NAME`: all of it, at most 15 bytes")
+	if t.HasFailed() {
+		flags.BoolVarP(&f.failed, "failed", "x", false, "show the calls that failed, and only those")
+	}
+	flags.StringVar(&f.cgroup, "cgroup", "", "only the v2 cgroup at `PATH` and those below it; relative to the cgroup mount, or absolute")
+	flags.VarP(&f.duration, "duration", "d", "end after this `TIME`: seconds, or 500ms, 1m30s")
+	flags.Uint64VarP(&f.maxEvents, "max-events", "c", 0, "end after `N` events")
+	flags.StringVarP(&f.format, "output", "o", string(output.FormatTable), "`FORMAT`: table or json (an object a line)")
+	flags.StringVarP(&f.columns, "columns", "C", "", "columns of the table: a `LIST` instead of the default (pid,args), or changes to it (+cwd,-ppid)")
+	flags.BoolVar(&f.noHeader, "no-header", false, "no header above the table")
+	flags.StringVar(&f.time, "time", field.TimeWall.String(), "`HOW` the table shows times: "+strings.Join(field.TimeModes(), ", "))
+	flags.StringVar(&f.bufferSize, "buffer-size", formatSize(defaultRing), "`SIZE` of the ring buffer: a power of two, such as 512K or 8M")
+	flags.Var(&f.stats, "stats", "print rates and the ring's fill to standard error, at this `INTERVAL`")
+	flags.StringVar(&f.hook, "hook", "auto", "`KIND` of hook: auto, tracepoint, fentry or kprobe")
+	flags.BoolVar(&f.explain, "explain", false, "say which hooks were tried, which was taken, and why")
+	flags.StringVar(&f.btf, "btf", "", "take the kernel's types from `FILE`, for a kernel without BTF of its own")
+}
+
+// plan is what the flags ask for, checked.
+type plan struct {
+	attach  attach.Options
+	format  output.Format
+	columns []int
+	style   *field.TimeStyle
+}
+
+// plan checks the flags. warn is told what is odd, but no error.
+func (f *traceFlags) plan(t *tracer.Tracer, changed func(string) bool, warn func(string, ...any)) (*plan, error) {
+	p := &plan{attach: attach.Options{Failed: f.failed, KernelBTF: f.btf, Params: make(map[string]uint64)}}
+	var err error
+	if p.format, err = output.ParseFormat(f.format); err != nil {
+		return nil, usagef("--output: %w", err)
+	}
+	defaults := t.Columns
+	if f.failed {
+		defaults = t.FailedColumns
+	}
+	if p.columns, err = t.Schema.Select(defaults, f.columns); err != nil {
+		return nil, usagef("--columns: %w", err)
+	}
+	mode, err := field.ParseTimeMode(f.time)
+	if err != nil {
+		return nil, usagef("--time: %w", err)
+	}
+	p.style = field.NewTimeStyle(mode, nil)
+	if p.attach.RingSize, err = parseRingSize(f.bufferSize); err != nil {
+		return nil, usagef("--buffer-size: %w", err)
+	}
+	if p.attach.Hook, err = parseHook(f.hook); err != nil {
+		return nil, usagef("--hook: %w", err)
+	}
+	for name, value := range f.params {
+		if changed(name) {
+			p.attach.Params[name] = *value
+		}
+	}
+	for _, name := range []string{"pid", "ppid", "duration", "max-events", "stats"} {
+		if changed(name) && isZero(f, name) {
+			return nil, usagef("--%s: must be more than 0", name)
+		}
+	}
+	if f.btf != "" {
+		if _, err := os.Stat(f.btf); err != nil {
+			return nil, fmt.Errorf("--btf: %w", err)
+		}
+	}
+	return p, f.filter(&p.attach.Filter, changed, warn)
+}
+
+func isZero(f *traceFlags, name string) bool {
+	switch name {
+	case "pid":
+		return f.pid == 0
+	case "ppid":
+		return f.ppid == 0
+	case "duration":
+		return f.duration == 0
+	case "max-events":
+		return f.maxEvents == 0
+	}
+	return f.stats == 0
+}
+
+func (f *traceFlags) filter(filter *attach.Filter, changed func(string) bool, warn func(string, ...any)) error {
+	filter.PID, filter.PPID, filter.Comm = f.pid, f.ppid, f.comm
+	for name, pid := range map[string]uint32{"pid": f.pid, "ppid": f.ppid} {
+		if pid > math.MaxInt32 {
+			return usagef("--%s: no process has the id %d", name, pid)
+		}
+		if pid != 0 && errors.Is(unix.Kill(int(pid), 0), unix.ESRCH) {
+			warn("--%s: there is no process %d now: waiting for one", name, pid)
+		}
+	}
+	if changed("uid") {
+		uid, err := lookupUser(f.uid)
+		if err != nil {
+			return usagef("--uid: %w", err)
+		}
+		filter.UID = &uid
+	}
+	if changed("comm") {
+		const longest = 15 // TASK_COMM_LEN and its NUL
+		if f.comm == "" || strings.ContainsRune(f.comm, 0) {
+			return usagef("--comm: a name is needed")
+		}
+		if len(f.comm) > longest {
+			filter.Comm = f.comm[:longest]
+			warn("--comm: the kernel keeps %d bytes of a name: looking for %q", longest, filter.Comm)
+		}
+	}
+	if changed("cgroup") {
+		dir, err := cgroupDir(f.cgroup)
+		if err != nil {
+			return fmt.Errorf("--cgroup: %w", err)
+		}
+		filter.Cgroup = dir
+	}
+	return nil
+}
+
+func lookupUser(name string) (uint32, error) {
+	if uid, err := strconv.ParseUint(name, 10, 32); err == nil && uid != math.MaxUint32 {
+		return uint32(uid), nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, fmt.Errorf("no user %q on this machine (a number works without one)", name)
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	return uint32(uid), err
+}
+
+// cgroupDir returns the directory of a cgroup of the unified hierarchy. path is
+// relative to where that is mounted, or absolute: below the mount, or the way
+// /proc/PID/cgroup writes it.
+func cgroupDir(path string) (string, error) {
+	mount, err := cgroupMount()
+	if err != nil {
+		return "", err
+	}
+	candidates := []string{filepath.Join(mount, path)}
+	if filepath.IsAbs(path) {
+		candidates = []string{path, filepath.Join(mount, path)}
+	}
+	for _, dir := range candidates {
+		var fs unix.Statfs_t
+		if unix.Statfs(dir, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("no cgroup %q: looked for %s", path, strings.Join(candidates, " and "))
+}
+
+func cgroupMount() (string, error) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", fmt.Errorf("looking for the cgroup mount: %w", err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		before, after, ok := strings.Cut(line, " - ")
+		if ok && strings.HasPrefix(after, "cgroup2 ") {
+			if fields := strings.Fields(before); len(fields) > 4 {
+				return fields[4], nil
+			}
+		}
+	}
+	return "", errors.New("the unified (v2) cgroup hierarchy is not mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
+}
+
+func parseHook(name string) (tracer.HookKind, error) {
+	if name == "auto" {
+		return "", nil
+	}
+	if kind := tracer.HookKind(name); slices.Contains(tracer.Kinds(), kind) {
+		return kind, nil
+	}
+	return "", fmt.Errorf("unknown kind %q: want auto, tracepoint, fentry or kprobe", name)
+}
+
+// parseRingSize reads a size and checks that a ring can have it.
+func parseRingSize(s string) (uint32, error) {
+	n, err := parseSize(s)
+	if err != nil {
+		return 0, err
+	}
+	if err := ringbuf.ValidSize(n); err != nil {
+		var near []string
+		below, above := ringbuf.NearestSizes(n)
+		for _, size := range []uint64{below, above} {
+			if size != 0 {
+				near = append(near, formatSize(size))
+			}
+		}
+		return 0, fmt.Errorf("%w: the nearest valid sizes are %s", err, strings.Join(slices.Compact(near), " and "))
+	}
+	return uint32(n), nil
+}
+
+// parseSize reads bytes with an optional unit, which is a power of 1024: 4096,
+// 512K, 8M, 8MiB, 1G.
+func parseSize(s string) (uint64, error) {
+	number := strings.TrimRight(s, "KMGTkmgtiIBb")
+	shifts := map[string]uint{"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+	unit := strings.ToLower(s[len(number):])
+	if unit != "b" {
+		unit = strings.TrimSuffix(strings.TrimSuffix(unit, "b"), "i")
+	}
+	n, err := strconv.ParseUint(number, 10, 64)
+	shift, ok := shifts[unit]
+	if err != nil || !ok || n<<shift>>shift != n {
+		return 0, fmt.Errorf("%q is no size: write bytes, or a number with K, M or G, such as 512K, 8M or 8MiB", s)
+	}
+	return n << shift, nil
+}
+
+// formatSize writes a size the way parseSize reads it.
+func formatSize(n uint64) string {
+	for _, unit := range []struct {
+		shift uint
+		name  string
+	}{{30, "G"}, {20, "M"}, {10, "K"}} {
+		if n >= 1<<unit.shift && n%(1<<unit.shift) == 0 {
+			return strconv.FormatUint(n>>unit.shift, 10) + unit.name
+		}
+	}
+	return strconv.FormatUint(n, 10)
+}
+
+// seconds is a flag's duration: a number of seconds, or as time.ParseDuration
+// reads it.
+type seconds time.Duration
+
+func (s *seconds) String() string {
+	if *s == 0 {
+		return ""
+	}
+	return time.Duration(*s).String()
+}
+
+func (s *seconds) Type() string { return "duration" }
+
+func (s *seconds) Set(text string) error {
+	d, err := time.ParseDuration(text)
+	if n, ferr := strconv.ParseFloat(text, 64); ferr == nil {
+		if n*float64(time.Second) > math.MaxInt64 || math.IsNaN(n) {
+			return fmt.Errorf("%q is too long", text)
+		}
+		d, err = time.Duration(n*float64(time.Second)), nil
+	}
+	if err != nil || d < 0 {
+		return fmt.Errorf("%q is no time: write seconds (5, 0.5) or 500ms, 1m30s", text)
+	}
+	*s = seconds(d)
+	return nil
+}
+
+// paramValue is the value of a tracer's own flag.
+type paramValue struct {
+	value, max uint64
+	name       string
+}
+
+func (p *paramValue) String() string {
+	if p.value == 0 {
+		return ""
+	}
+	return strconv.FormatUint(p.value, 10)
+}
+
+func (p *paramValue) Type() string { return p.name }
+
+func (p *paramValue) Set(text string) error {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n == 0 || n > p.max {
+		return fmt.Errorf("want a number from 1 to %d", p.max)
+	}
+	p.value = n
+	return nil
+}

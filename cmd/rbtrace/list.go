@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"strings"
+
+	"github.com/olekukonko/tablewriter"
+	"github.com/olekukonko/tablewriter/tw"
+	"github.com/spf13/cobra"
+
+	"github.com/rbtrace/rbtrace/internal/attach"
+	"github.com/rbtrace/rbtrace/internal/output"
+	"github.com/rbtrace/rbtrace/internal/probes"
+	"github.com/rbtrace/rbtrace/internal/tracer"
+)
+
+// listed is a row of rbtrace list.
+type listed struct {
+	Name     string   `json:"name"`
+	Shows    string   `json:"shows"`
+	Hook     string   `json:"hook"`     // empty where none works
+	Programs []string `json:"programs"` // of the hook
+	Error    string   `json:"error"`    // why none works
+}
+
+func newList(s streams) *cobra.Command {
+	var format, btf string
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the tracers, and the hook that each takes on this kernel",
+		Long: `Lists the tracers, what each shows, and the hook that it takes on this kernel, or why
+it cannot run. To find out, each is attached for a moment.`,
+		Example: "  rbtrace list\n  rbtrace list -o json | jq -r 'select(.hook == \"\") | .name'",
+		Args:    noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			f, err := output.ParseFormat(format)
+			if err != nil {
+				return usagef("--output: %w", err)
+			}
+			rows := make([]listed, 0, len(probes.All()))
+			for _, t := range probes.All() {
+				rows = append(rows, try(t, btf))
+			}
+			if f == output.FormatJSON {
+				enc := json.NewEncoder(s.Out)
+				enc.SetEscapeHTML(false)
+				for _, row := range rows {
+					if err := enc.Encode(row); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+			table := tablewriter.NewTable(s.Out, plainTable()...)
+			table.Header("NAME", "SHOWS", "HOOK")
+			var errs []string
+			for _, row := range rows {
+				hook := row.Hook
+				if hook == "" {
+					hook = "none"
+					errs = append(errs, row.Name+": "+row.Error)
+				}
+				if err := table.Append(row.Name, row.Shows, hook); err != nil {
+					return err
+				}
+			}
+			if err := table.Render(); err != nil {
+				return err
+			}
+			for _, e := range errs {
+				if _, err := s.Out.WriteString("\n" + e + "\n"); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&format, "output", "o", string(output.FormatTable), "`FORMAT`: table or json (an object a line)")
+	cmd.Flags().StringVar(&btf, "btf", "", "take the kernel's types from `FILE`, for a kernel without BTF of its own")
+	return cmd
+}
+
+// try attaches a tracer for a moment.
+func try(t *tracer.Tracer, btf string) listed {
+	row := listed{Name: t.Name, Shows: t.Short, Programs: []string{}}
+	session, err := attach.Open([]*tracer.Tracer{t}, attach.Options{RingSize: uint32(os.Getpagesize()), KernelBTF: btf})
+	if err != nil {
+		row.Error = err.Error()
+		var noHook *attach.NoHookError
+		if errors.As(err, &noHook) {
+			row.Error = noHook.Reasons()
+		}
+		return row
+	}
+	defer session.Close()
+	taken := session.Tracers[0].Attempts[len(session.Tracers[0].Attempts)-1]
+	row.Hook, row.Programs = string(taken.Kind), taken.Programs
+	return row
+}
+
+// plainTable are the options of bounded tables: columns without lines, so that
+// cut and awk can take them apart.
+func plainTable() []tablewriter.Option {
+	return []tablewriter.Option{
+		tablewriter.WithRendition(tw.Rendition{
+			Borders: tw.BorderNone,
+			Settings: tw.Settings{
+				Lines:      tw.LinesNone,
+				Separators: tw.SeparatorsNone,
+			},
+		}),
+		tablewriter.WithHeaderAutoFormat(tw.Off),
+		tablewriter.WithHeaderAlignment(tw.AlignLeft),
+		tablewriter.WithRowAutoWrap(tw.WrapNone),
+		tablewriter.WithPadding(tw.Padding{Left: "", Right: strings.Repeat(" ", 2), Overwrite: true}),
+		tablewriter.WithTrimSpace(tw.Off),
+	}
+}

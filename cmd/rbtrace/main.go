@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command rbtrace shows what happens on a Linux machine, event by event, through
+// BPF ring buffers.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// The exit statuses.
+const (
+	exitComplete = 0 // everything asked for was shown
+	exitError    = 1
+	exitUsage    = 2
+	exitLost     = 3 // events were lost: the output is incomplete
+)
+
+// streams are where a command reads and writes.
+type streams struct {
+	Out *os.File  // events and results
+	Err io.Writer // everything else
+}
+
+// usageError is a mistake in the command line.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// usagef returns a usageError.
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// errLost ends a command whose output is incomplete, which has been told.
+var errLost = errors.New("events were lost")
+
+func main() { os.Exit(run()) }
+
+// run is main, but for the exit: tests call it.
+func run() int {
+	if os.Args[0] == awaitName {
+		return await()
+	}
+	s := streams{Out: os.Stdout, Err: os.Stderr}
+	root := newRoot(s)
+	cmd, err := root.ExecuteC()
+	switch {
+	case err == nil:
+		return exitComplete
+	case errors.Is(err, errLost):
+		return exitLost
+	}
+	fmt.Fprintf(s.Err, "rbtrace: %s\n", strings.TrimSpace(err.Error()))
+	var usage usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(s.Err, "Run '%s --help' for usage.\n", cmd.CommandPath())
+		return exitUsage
+	}
+	return exitError
+}

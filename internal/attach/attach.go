@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package attach brings tracers into the kernel: it sets the constants of their
+// programs, loads them on a shared ring, picks a hook that this kernel takes, and
+// explains what it does not take. When a Session's file descriptors are gone, so
+// is everything that it made: nothing is pinned, and no probe is registered by
+// name.
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/rbtrace/rbtrace/internal/kernel"
+	"github.com/rbtrace/rbtrace/internal/tracer"
+	"github.com/rbtrace/rbtrace/internal/wire"
+)
+
+// Filter is what the programs let pass. The zero Filter lets everything pass.
+type Filter struct {
+	PID, PPID uint32  // thread group ids in the initial namespace; 0: any
+	UID       *uint32 // real user id; nil: any
+	Comm      string  // the task's name, at most 15 bytes; empty: any
+	Cgroup    string  // directory of a v2 cgroup: its tasks and those of the cgroups below it
+	Follow    bool    // only processes given to Session.Follow, and their descendants
+}
+
+// Options say how a Session is made.
+type Options struct {
+	Filter     Filter
+	Failed     bool              // the failed calls instead
+	Hook       tracer.HookKind   // only this kind; empty: the first that works
+	Params     map[string]uint64 // by Param.Name
+	RingSize   uint32            // bytes; see ringbuf.ValidSize
+	KernelBTF  string            // file with the kernel's types, where it has none itself
+	MaxFollows uint32            // processes that can be followed at once; 0: 65536
+}
+
+// maxFollows bounds the followed processes: more than a machine usually has.
+const maxFollows = 1 << 16
+
+// Session holds tracers that are loaded and attached to one ring. Close it.
+type Session struct {
+	Tracers []*Loaded
+
+	ring   *ebpf.Map
+	tree   *ebpf.Map
+	cgroup *ebpf.Map
+	follow *object
+	opts   Options
+	types  *btf.Spec // nil: the running kernel's
+	events *os.File  // of tracefs, once a classic tracepoint was asked for
+}
+
+// Loaded is one tracer of a Session.
+type Loaded struct {
+	Tracer   *tracer.Tracer
+	Hook     tracer.HookKind // the one taken
+	Attempts []Attempt       // what was tried, in order; the last one is the one taken
+
+	object *object
+}
+
+// Attempt is one hook that was tried.
+type Attempt struct {
+	Kind     tracer.HookKind
+	Programs []string // ELF sections: what was to be attached, and where
+	Err      error    // nil: it was taken
+}
+
+// Open loads tracers and attaches them: events flow into the ring from here on.
+// The error says what a person can do about it, as far as that is known.
+func Open(tracers []*tracer.Tracer, opts Options) (_ *Session, err error) {
+	if err := kernel.CheckVersion(kernel.Release()); err != nil {
+		return nil, err
+	}
+	if err := kernel.CheckCapabilities(); err != nil {
+		return nil, err
+	}
+	s := &Session{opts: opts}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	if s.types, err = kernelTypes(opts.KernelBTF); err != nil {
+		return nil, err
+	}
+	// Before 5.11 maps count against RLIMIT_MEMLOCK. Where raising it fails they
+	// may still fit, so the error is told only when they do not.
+	memlock := rlimit.RemoveMemlock()
+	if err := s.makeMaps(); err != nil {
+		return nil, errors.Join(err, memlock)
+	}
+	if opts.Filter.Follow {
+		if err := s.openFollow(); err != nil {
+			return nil, err
+		}
+	}
+	for i, t := range tracers {
+		l, err := s.open(t, uint16(i))
+		if err != nil {
+			return nil, err
+		}
+		s.Tracers = append(s.Tracers, l)
+	}
+	return s, nil
+}
+
+// kernelTypes returns nil for the running kernel's own.
+func kernelTypes(file string) (*btf.Spec, error) {
+	if file != "" {
+		spec, err := btf.LoadSpec(file)
+		if err != nil {
+			return nil, fmt.Errorf("reading the kernel's types from %s: %w", file, err)
+		}
+		return spec, nil
+	}
+	if _, err := os.Stat(kernel.BTFPath); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("this kernel (%s) does not carry its types (no %s): give them with --btf FILE (BTF, as in a vmlinux with debug information or from btfhub), or boot a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+			kernel.Release(), kernel.BTFPath)
+	}
+	return nil, nil
+}
+
+// The maps that all objects of a session share, by the names that
+// bpf/include/rbtrace gives them.
+const (
+	ringMap   = "rb_ring"
+	treeMap   = "rb_tree"
+	cgroupMap = "rb_cgroup"
+	booksMap  = "rb_books"
+	// A map of this name has one slot for each CPU that the machine may have.
+	scratchMap = "rb_scratch"
+)
+
+func (s *Session) makeMaps() error {
+	spec, err := wire.LoadFollow()
+	if err != nil {
+		return fmt.Errorf("reading the embedded object: %w", err)
+	}
+	make := func(name string, entries uint32) (*ebpf.Map, error) {
+		m := spec.Maps[name]
+		m.MaxEntries = entries
+		return ebpf.NewMap(m)
+	}
+	if s.ring, err = make(ringMap, s.opts.RingSize); err != nil {
+		return fmt.Errorf("creating a ring buffer of %d bytes: %w", s.opts.RingSize, advise(err))
+	}
+	follows := uint32(1)
+	if s.opts.Filter.Follow {
+		if follows = s.opts.MaxFollows; follows == 0 {
+			follows = maxFollows
+		}
+	}
+	if s.tree, err = make(treeMap, follows); err != nil {
+		return fmt.Errorf("creating the map of followed processes: %w", err)
+	}
+	if s.cgroup, err = make(cgroupMap, 1); err != nil {
+		return fmt.Errorf("creating the map of the cgroup: %w", err)
+	}
+	if dir := s.opts.Filter.Cgroup; dir != "" {
+		f, err := os.Open(dir)
+		if err != nil {
+			return fmt.Errorf("opening the cgroup: %w", err)
+		}
+		defer f.Close()
+		if err := s.cgroup.Put(uint32(0), uint32(f.Fd())); err != nil {
+			return fmt.Errorf("%s is no cgroup of the unified (v2) hierarchy: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// openFollow loads and attaches the programs that follow forks.
+func (s *Session) openFollow() error {
+	spec, err := wire.LoadFollow()
+	if err != nil {
+		return fmt.Errorf("reading the embedded object: %w", err)
+	}
+	hook := tracer.Hook{Kind: tracer.Tracepoint}
+	for name := range spec.Programs {
+		hook.Programs = append(hook.Programs, tracer.Program{Name: name})
+	}
+	if s.follow, err = s.load(spec, hook); err != nil {
+		return fmt.Errorf("following processes: %w", err)
+	}
+	return nil
+}
+
+// Follow makes Options.Filter.Follow let pid and its descendants pass. It must
+// have been set.
+func (s *Session) Follow(pid int) error {
+	if err := s.tree.Put(uint32(pid), uint8(1)); err != nil {
+		return fmt.Errorf("following process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// open loads and attaches one tracer: the first hook that works.
+func (s *Session) open(t *tracer.Tracer, id uint16) (*Loaded, error) {
+	l := &Loaded{Tracer: t}
+	for _, hook := range t.Hooks {
+		if hook.Failed != s.opts.Failed || s.opts.Hook != "" && s.opts.Hook != hook.Kind {
+			continue
+		}
+		spec, err := t.Load()
+		if err != nil {
+			return nil, fmt.Errorf("reading the object of %s: %w", t.Name, err)
+		}
+		a := Attempt{Kind: hook.Kind}
+		for _, p := range hook.Programs {
+			a.Programs = append(a.Programs, spec.Programs[p.Name].SectionName)
+			for _, place := range p.Also {
+				a.Programs = append(a.Programs, "tracepoint/"+place)
+			}
+		}
+		if err := s.setConstants(spec, t, id); err != nil {
+			return nil, err
+		}
+		l.object, a.Err = s.load(spec, hook)
+		if a.Err != nil {
+			a.Err = explain(hook.Kind, a.Err)
+		}
+		l.Attempts = append(l.Attempts, a)
+		if a.Err == nil {
+			l.Hook = hook.Kind
+			return l, nil
+		}
+	}
+	return nil, &NoHookError{Tracer: t, Forced: s.opts.Hook, Failed: s.opts.Failed, Attempts: l.Attempts}
+}
+
+func (s *Session) setConstants(spec *ebpf.CollectionSpec, t *tracer.Tracer, id uint16) error {
+	f := s.opts.Filter
+	constants := map[string]any{
+		"rb_tracer": id, "rb_pid": f.PID, "rb_ppid": f.PPID,
+		"rb_by_cgroup": f.Cgroup != "", "rb_by_tree": f.Follow,
+	}
+	if f.UID != nil {
+		constants["rb_by_uid"], constants["rb_uid"] = true, *f.UID
+	}
+	if f.Comm != "" {
+		var comm [16]byte
+		copy(comm[:15], f.Comm)
+		constants["rb_by_comm"], constants["rb_comm"] = true, comm
+	}
+	for _, p := range t.Params {
+		if v, ok := s.opts.Params[p.Name]; ok {
+			constants[p.Const] = v
+		}
+	}
+	for name, value := range constants {
+		v := spec.Variables[name]
+		if v == nil {
+			return fmt.Errorf("the object of %s has no constant %s", t.Name, name)
+		}
+		if n, ok := value.(uint64); ok {
+			value = sized(n, v.Size())
+		}
+		if err := v.Set(value); err != nil {
+			return fmt.Errorf("setting %s of %s: %w", name, t.Name, err)
+		}
+	}
+	return nil
+}
+
+// sized returns n as an integer of size bytes.
+func sized(n uint64, size uint32) any {
+	switch size {
+	case 1:
+		return uint8(n)
+	case 2:
+		return uint16(n)
+	case 4:
+		return uint32(n)
+	}
+	return n
+}
+
+// Ring is the ring that all tracers write to. It remains the session's.
+func (s *Session) Ring() *ebpf.Map { return s.ring }
+
+// Detach ends the flow of events. Programs that are under way may still finish a
+// record: see kernel.Settle.
+func (s *Session) Detach() {
+	for _, l := range s.Tracers {
+		l.object.detach()
+	}
+	if s.follow != nil {
+		s.follow.detach()
+	}
+}
+
+// Close detaches and frees everything.
+func (s *Session) Close() {
+	for _, l := range s.Tracers {
+		l.object.close()
+	}
+	if s.follow != nil {
+		s.follow.close()
+	}
+	for _, m := range []*ebpf.Map{s.ring, s.tree, s.cgroup} {
+		if m != nil {
+			m.Close()
+		}
+	}
+	if s.events != nil {
+		s.events.Close()
+	}
+}
+
+// Books are the books of a tracer: one entry for each CPU that the machine may
+// have.
+type Books struct {
+	CPU []wire.Ledger
+	// Missed are the hits for which the kernel did not run the program: because the
+	// CPU was inside it already (recursion_misses of the program), or because a
+	// kretprobe had too many calls under way (told by the kernel since 6.7). They
+	// are part of no CPU's entry.
+	Missed uint64
+}
+
+// Books reads the tracer's books from the kernel.
+func (l *Loaded) Books() (Books, error) {
+	var b Books
+	if err := l.object.Maps[booksMap].Lookup(uint32(0), &b.CPU); err != nil {
+		return b, fmt.Errorf("reading the ledger of %s: %w", l.Tracer.Name, err)
+	}
+	b.Missed = l.object.missed()
+	return b, nil
+}
+
+// Unfollowed returns the number of processes that could not be followed since
+// there was no room for them.
+func (s *Session) Unfollowed() (n uint64, err error) {
+	if s.follow == nil {
+		return 0, nil
+	}
+	if err := s.follow.Variables["rb_unfollowed"].Get(&n); err != nil {
+		return 0, fmt.Errorf("reading how many processes were not followed: %w", err)
+	}
+	return n, nil
+}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/rbtrace/rbtrace/internal/kernel"
+	"github.com/rbtrace/rbtrace/internal/tracer"
+)
+
+// object is one loaded BPF object with its programs attached.
+type object struct {
+	*ebpf.Collection
+	links []io.Closer
+	// What the links had missed when they were detached.
+	linksMissed uint64
+}
+
+// load loads the programs of hook, and no others, on the session's maps, and
+// attaches them.
+func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, err error) {
+	wanted := make(map[string]*ebpf.ProgramSpec, len(hook.Programs))
+	for _, p := range hook.Programs {
+		if wanted[p.Name] = spec.Programs[p.Name]; wanted[p.Name] == nil {
+			return nil, fmt.Errorf("the object has no program %s", p.Name)
+		}
+	}
+	spec.Programs = wanted
+
+	shared := map[string]*ebpf.Map{ringMap: s.ring, treeMap: s.tree, cgroupMap: s.cgroup}
+	for name, m := range shared {
+		if spec.Maps[name] == nil {
+			delete(shared, name)
+			continue
+		}
+		spec.Maps[name].MaxEntries = m.MaxEntries()
+	}
+	for name, m := range spec.Maps {
+		if m.Type == ebpf.ProgramArray && !hasNext(hook) {
+			delete(spec.Maps, name) // its programs are not loaded
+		}
+	}
+	if m := spec.Maps[scratchMap]; m != nil {
+		cpus, err := ebpf.PossibleCPU()
+		if err != nil {
+			return nil, fmt.Errorf("counting the CPUs: %w", err)
+		}
+		m.MaxEntries = uint32(cpus)
+	}
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		MapReplacements: shared,
+		Programs:        ebpf.ProgramOptions{KernelTypes: s.types},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("loading: %w", err)
+	}
+	o := &object{Collection: c}
+	defer func() {
+		if err != nil {
+			o.close()
+		}
+	}()
+	for _, p := range hook.Programs {
+		if p.Next {
+			continue
+		}
+		at := spec.Programs[p.Name]
+		for _, place := range append([]string{at.AttachTo}, p.Also...) {
+			l, err := s.attach(c.Programs[p.Name], at, place)
+			if err != nil {
+				return nil, fmt.Errorf("attaching %s to %s: %w", p.Name, place, err)
+			}
+			o.links = append(o.links, l)
+		}
+	}
+	return o, nil
+}
+
+func hasNext(hook tracer.Hook) bool {
+	for _, p := range hook.Programs {
+		if p.Next {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Session) attach(p *ebpf.Program, spec *ebpf.ProgramSpec, place string) (io.Closer, error) {
+	switch spec.Type {
+	case ebpf.RawTracepoint:
+		return link.AttachRawTracepoint(link.RawTracepointOptions{Name: place, Program: p})
+	case ebpf.Tracing:
+		return link.AttachTracing(link.TracingOptions{Program: p})
+	case ebpf.TracePoint:
+		return s.attachTracepoint(p, place)
+	case ebpf.Kprobe:
+		// By way of this, the probe lives as long as its file descriptor. The other
+		// way, kprobe_events in tracefs, leaves it behind when rbtrace is killed.
+		if _, err := os.Stat("/sys/bus/event_source/devices/kprobe"); err != nil {
+			return nil, fmt.Errorf("the kernel does not offer kprobes to perf_event_open: %w", ebpf.ErrNotSupported)
+		}
+		if strings.HasPrefix(spec.SectionName, "kretprobe/") {
+			return link.Kretprobe(place, p, nil)
+		}
+		return link.Kprobe(place, p, nil)
+	}
+	return nil, fmt.Errorf("programs of type %s are not attached here", spec.Type)
+}
+
+// perfEvent is an attached classic tracepoint.
+type perfEvent int
+
+func (fd perfEvent) Close() error { return unix.Close(int(fd)) }
+
+// attachTracepoint does what link.Tracepoint does, but finds the tracepoint in a
+// tracefs that need not be mounted where everybody sees it. The program runs on
+// all CPUs although the event is opened on one (kernel/events/core.c,
+// perf_event_set_bpf_prog: it is attached to the trace event call).
+func (s *Session) attachTracepoint(p *ebpf.Program, name string) (io.Closer, error) {
+	if s.events == nil {
+		events, err := kernel.Tracefs()
+		if err != nil {
+			return nil, err
+		}
+		s.events = events
+	}
+	id, err := kernel.TracepointID(s.events, name)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.PerfEventOpen(&unix.PerfEventAttr{
+		Type: unix.PERF_TYPE_TRACEPOINT, Config: id, Size: unix.PERF_ATTR_SIZE_VER5,
+		Sample: 1, Sample_type: unix.PERF_SAMPLE_RAW, Wakeup: 1,
+	}, -1, 0, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("opening the perf event: %w", err)
+	}
+	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_SET_BPF, p.FD()); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("setting the program of the perf event: %w", err)
+	}
+	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_ENABLE, 0); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("enabling the perf event: %w", err)
+	}
+	return perfEvent(fd), nil
+}
+
+func (o *object) detach() {
+	o.linksMissed += o.missedByLinks()
+	for _, l := range o.links {
+		l.Close()
+	}
+	o.links = nil
+}
+
+func (o *object) close() {
+	o.detach()
+	o.Collection.Close()
+}
+
+// missed returns the hits for which the kernel did not run a program.
+func (o *object) missed() uint64 {
+	n := o.linksMissed + o.missedByLinks()
+	for _, p := range o.Programs {
+		if stats, err := p.Stats(); err == nil { // told since 5.12
+			n += stats.RecursionMisses
+		}
+	}
+	return n
+}
+
+func (o *object) missedByLinks() (n uint64) {
+	for _, l := range o.links {
+		l, ok := l.(link.Link)
+		if !ok {
+			continue
+		}
+		info, err := l.Info()
+		if err != nil {
+			continue // no links for perf events before 5.15
+		}
+		if event := info.PerfEvent(); event != nil && event.Kprobe() != nil {
+			n += event.Kprobe().Missed
+		}
+	}
+	return n
+}
+
+// NoHookError says that none of a tracer's hooks works on this kernel.
+type NoHookError struct {
+	Tracer   *tracer.Tracer
+	Forced   tracer.HookKind // empty: any would have done
+	Failed   bool
+	Attempts []Attempt
+}
+
+func (e *NoHookError) Error() string {
+	var b strings.Builder
+	if len(e.Attempts) == 0 {
+		kinds := []string{}
+		for _, h := range e.Tracer.Hooks {
+			if h.Failed == e.Failed {
+				kinds = append(kinds, string(h.Kind))
+			}
+		}
+		fmt.Fprintf(&b, "%s has no %s hook: it has %s", e.Tracer.Name, e.Forced, strings.Join(kinds, " and "))
+		return b.String()
+	}
+	fmt.Fprintf(&b, "%s cannot be traced on this kernel (%s):\n%s", e.Tracer.Name, kernel.Release(), e.Reasons())
+	return b.String()
+}
+
+// Reasons says of each hook that was tried why it does not work, in a line each.
+func (e *NoHookError) Reasons() string {
+	lines := make([]string, 0, len(e.Attempts))
+	for _, a := range e.Attempts {
+		lines = append(lines, fmt.Sprintf("  %s (%s): %v", a.Kind, strings.Join(a.Programs, ", "), a.Err))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap returns the attempts' errors.
+func (e *NoHookError) Unwrap() []error {
+	var errs []error
+	for _, a := range e.Attempts {
+		errs = append(errs, a.Err)
+	}
+	return errs
+}
+
+// explain adds to an error of a hook what it means, and what can be done.
+func explain(kind tracer.HookKind, err error) error {
+	switch {
+	case kind == tracer.Fentry && errors.Is(err, unix.EPERM):
+		// The capabilities were checked before; the chain of wraps would only guess at
+		// the memlock limit.
+		return fmt.Errorf("this kernel refuses fentry and fexit programs: %w", unix.EPERM)
+	case kind == tracer.Fentry && errors.Is(err, ebpf.ErrNotSupported):
+		return fmt.Errorf("this kernel has no fentry and fexit programs (CONFIG_FUNCTION_TRACER, CONFIG_DEBUG_INFO_BTF; on arm64 since 6.0): %w", err)
+	case kind == tracer.Kprobe && errors.Is(err, ebpf.ErrNotSupported):
+		return fmt.Errorf("this kernel has no kprobes (they need CONFIG_KPROBE_EVENTS=y): %w", ebpf.ErrNotSupported)
+	}
+	return advise(err)
+}
+
+// advise adds what is known about an error of any BPF call.
+func advise(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w (the capabilities are there, so a container, user namespace, seccomp filter or kernel lockdown forbids it: run it on the host)", err)
+	case errors.Is(err, unix.ENOMEM):
+		return fmt.Errorf("%w (not enough memory: take a smaller --buffer-size, or raise the memory limit of this cgroup)", err)
+	}
+	return err
+}

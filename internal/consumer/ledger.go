@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package consumer
+
+import (
+	"fmt"
+
+	"github.com/rbtrace/rbtrace/internal/wire"
+)
+
+// Ledger is the books of one tracer, from the probe to the sink.
+type Ledger struct {
+	Name string
+	CPU  []wire.Ledger // of the kernel's side
+	// Missed are hits for which the kernel did not run the program. They are events
+	// lost, and in no CPU's books.
+	Missed uint64
+	Counts
+}
+
+// Total returns the sum of all CPUs, with what was missed as hits that were lost.
+func (l *Ledger) Total() wire.Ledger {
+	t := wire.Ledger{Hits: l.Missed, Lost: l.Missed}
+	for _, c := range l.CPU {
+		t.Hits += c.Hits
+		t.Filtered += c.Filtered
+		t.Lost += c.Lost
+		t.Discarded += c.Discarded
+		t.Submitted += c.Submitted
+	}
+	return t
+}
+
+// Balanced reports whether the books add up: hits = filtered + lost + discarded +
+// submitted on every CPU, submitted = consumed + left, and consumed = printed +
+// filtered + undecodable + unwritten. While programs or records are under way
+// they do not.
+func (l *Ledger) Balanced() bool {
+	for _, c := range l.CPU {
+		if c.Hits != c.Filtered+c.Lost+c.Discarded+c.Submitted {
+			return false
+		}
+	}
+	return l.Total().Submitted == l.Consumed+l.Left &&
+		l.Consumed == l.Printed+l.Counts.Filtered+l.Undecodable+l.Unwritten
+}
+
+// Complete reports whether all wanted events were shown, as far as they were
+// asked for: none lost, none undecodable.
+func (l *Ledger) Complete() bool {
+	return l.Total().Lost == 0 && l.Undecodable == 0
+}
+
+// String returns the books in one line.
+func (l *Ledger) String() string {
+	t := l.Total()
+	s := fmt.Sprintf("%s: %d hits = %d filtered + %d lost + %d discarded + %d submitted; %d submitted = %d printed",
+		l.Name, t.Hits, t.Filtered, t.Lost, t.Discarded, t.Submitted, t.Submitted, l.Printed)
+	for _, more := range []struct {
+		n    uint64
+		what string
+	}{
+		{l.Counts.Filtered, "filtered in user space"},
+		{l.Undecodable, "undecodable"},
+		{l.Unwritten, "not written"},
+		{l.Left, "left in the ring"},
+	} {
+		if more.n > 0 {
+			s += fmt.Sprintf(" + %d %s", more.n, more.what)
+		}
+	}
+	return s
+}

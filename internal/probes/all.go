@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package probes lists the tracers. Each has a folder of its own here, and its
+// BPF program in bpf/.
+package probes
+
+import (
+	"github.com/rbtrace/rbtrace/internal/probes/exec"
+	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
+	"github.com/rbtrace/rbtrace/internal/tracer"
+)
+
+// All returns every tracer, in the order in which people see them.
+func All() []*tracer.Tracer {
+	return []*tracer.Tracer{
+		exec.Tracer,
+		tcpaccept.Tracer,
+	}
+}

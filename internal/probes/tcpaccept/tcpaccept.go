@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package tcpaccept traces accepted TCP connections.
+package tcpaccept
+
+import (
+	"net/netip"
+
+	"github.com/rbtrace/rbtrace/internal/field"
+	"github.com/rbtrace/rbtrace/internal/tracer"
+)
+
+//go:generate go tool bpf2go -type tcpaccept_event -target amd64,arm64 bpf ../../../bpf/tcpaccept.bpf.c -- -I../../../bpf/include
+
+// Event is one accepted connection.
+type Event struct {
+	tracer.Common
+	IP    field.Uint16 `json:"ip" col:"IP,w=2" doc:"version of the protocol on the wire, 4 or 6"`
+	RAddr field.Addr   `json:"raddr" col:"RADDR,w=15" doc:"remote address"`
+	RPort field.Port   `json:"rport" col:"RPORT,w=5,right" doc:"remote port"`
+	LAddr field.Addr   `json:"laddr" col:"LADDR,w=15" doc:"local address"`
+	LPort field.Port   `json:"lport" col:"LPORT,w=5,right" doc:"local port"`
+}
+
+// Tracer is rbtrace tcpaccept.
+var Tracer = tracer.New(tracer.Def[bpfTcpacceptEvent, Event]{
+	Name:  "tcpaccept",
+	Short: "TCP connections accepted",
+	Long: `Shows every TCP connection that a process accepts, over IPv4 and IPv6. A connection
+over IPv4 to an IPv6 socket is shown with its IPv4 addresses.
+
+No tracepoint tells this, so it needs the kernel function inet_csk_accept, by fexit
+or by a kretprobe.`,
+	Examples: []tracer.Example{
+		{Args: "tcpaccept", What: "every connection accepted"},
+		{Args: "tcpaccept --port 443", What: "those on one local port"},
+		{Args: "tcpaccept -o json | jq -r .raddr", What: "who connects"},
+	},
+	Load: loadBpf,
+	Hooks: []tracer.Hook{
+		{Kind: tracer.Fentry, Programs: []tracer.Program{{Name: bpfProgRbTcpacceptFexit}}},
+		{Kind: tracer.Kprobe, Programs: []tracer.Program{{Name: bpfProgRbTcpacceptKretprobe}}},
+	},
+	Columns: []string{"time", "pid", "comm", "ip", "raddr", "rport", "laddr", "lport"},
+	Params: []tracer.Param{{
+		Name: "port", Value: "PORT", Usage: "only connections to this local port", Const: bpfVarPort, Max: 65535,
+	}},
+	Decode: decode,
+})
+
+func decode(w *bpfTcpacceptEvent, _ []byte, e *Event) error {
+	raddr, laddr := addr(w.Raddr, w.Family), addr(w.Laddr, w.Family)
+	e.IP = 6
+	if raddr.Is4() {
+		e.IP = 4
+	}
+	e.RAddr, e.LAddr = field.Addr(raddr), field.Addr(laddr)
+	e.RPort, e.LPort = field.Port(w.Rport), field.Port(w.Lport)
+	return nil
+}
+
+func addr(b [16]uint8, family uint16) netip.Addr {
+	const afINET = 2
+	if family == afINET {
+		return netip.AddrFrom4([4]byte(b[:4]))
+	}
+	return netip.AddrFrom16(b).Unmap()
+}

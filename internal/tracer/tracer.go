@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package tracer says what a tracer is: its BPF programs, the hooks they may
+// take, its flags, and the columns and JSON keys of its events. Commands, help,
+// tables, JSON and documentation all follow from one such declaration. The
+// package knows neither the command line nor the kernel.
+package tracer
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/rbtrace/rbtrace/internal/field"
+	"github.com/rbtrace/rbtrace/internal/wire"
+)
+
+// HookKind is a way to get at an event.
+type HookKind string
+
+// The kinds of hooks, in the order in which auto tries them: tracepoints hold
+// across kernel versions and work without CONFIG_KPROBES.
+const (
+	Tracepoint HookKind = "tracepoint" // classic, raw or BTF
+	Fentry     HookKind = "fentry"     // fentry and fexit: BPF trampolines
+	Kprobe     HookKind = "kprobe"     // kprobe and kretprobe
+)
+
+// Kinds returns all kinds, in the order in which auto tries them.
+func Kinds() []HookKind { return []HookKind{Tracepoint, Fentry, Kprobe} }
+
+// Hook is one set of programs that together deliver a tracer's events. The
+// schema is the same whichever hook carries them.
+type Hook struct {
+	Kind HookKind
+	// Failed says that the hook carries the failed calls instead, and is taken
+	// for --failed.
+	Failed bool
+	// Programs are all attached; their ELF sections say where.
+	Programs []Program
+}
+
+// Program is one BPF program of a hook.
+type Program struct {
+	Name string // the C function's name
+	// Also are more places of the same kind to attach to, written as behind the
+	// slash of an ELF section: "syscalls/sys_exit_execveat".
+	Also []string
+	// Next says that the program is not attached: others tail-call it.
+	Next bool
+}
+
+// Param is a flag of one tracer's own. Its value becomes a constant of the BPF
+// programs, so it filters in the kernel.
+type Param struct {
+	Name  string // the flag, without dashes
+	Short string // one letter, or empty
+	Value string // what the help calls the value: PORT
+	Usage string
+	Const string // the C constant that takes it
+	Max   uint64 // the largest value; the smallest is 1
+}
+
+// Example is a command line and what it is for.
+type Example struct {
+	Args string // without the program's name: "exec -x"
+	What string
+}
+
+// Def declares a tracer. W is the wire type that bpf2go made of the C struct,
+// with the head first; E is the event that people see: a struct that embeds
+// Common and whose other fields are field.Values with tags
+//
+//	`json:"key" col:"HEADER,w=12,right" doc:"what it is"`
+//
+// (see Column for what they mean).
+type Def[W, E any] struct {
+	Name     string // the command
+	Short    string // one line, as of a man page's NAME
+	Long     string // paragraphs for the help and the docs
+	Examples []Example
+
+	Load  func() (*ebpf.CollectionSpec, error) // bpf2go's
+	Hooks []Hook                               // in the order in which auto tries them
+
+	// Columns are the keys of the default table, in order. FailedColumns are
+	// those for --failed; empty means the same.
+	Columns, FailedColumns []string
+
+	Params []Param
+
+	// Decode fills e from one record: w, and tail, the bytes behind it. Both alias
+	// ring memory, as e may until the next record. The runtime fills e.Common before.
+	// An error counts the record as undecodable.
+	Decode func(w *W, tail []byte, e *E) error
+}
+
+// Tracer is a declaration with its types erased; make one with New.
+type Tracer struct {
+	Name, Short, Long      string
+	Examples               []Example
+	Load                   func() (*ebpf.CollectionSpec, error)
+	Hooks                  []Hook
+	Columns, FailedColumns []string
+	Params                 []Param
+
+	// Schema lists every column, those of Common first.
+	Schema Schema
+	// WireSize is the size of the wire type: a record is never shorter.
+	WireSize int
+
+	newDecoder func() *Decoder
+}
+
+// New checks a declaration and returns it as a Tracer. It panics where the
+// declaration is wrong, which the first use of the program shows: its input is
+// this program's source, nothing from outside.
+func New[W, E any](def Def[W, E]) *Tracer {
+	schema, err := schemaOf(reflect.TypeFor[E]())
+	if err != nil {
+		panic(fmt.Sprintf("tracer %s: %v", def.Name, err))
+	}
+	head, ok := reflect.TypeFor[W]().FieldByName("Head")
+	if !ok || head.Offset != 0 || head.Type.Size() != unsafe.Sizeof(wire.Head{}) {
+		panic(fmt.Sprintf("tracer %s: the wire type does not begin with struct rb_head", def.Name))
+	}
+	if len(def.FailedColumns) == 0 {
+		def.FailedColumns = def.Columns
+	}
+	t := &Tracer{
+		Name: def.Name, Short: def.Short, Long: def.Long, Examples: def.Examples,
+		Load: def.Load, Hooks: def.Hooks, Params: def.Params,
+		Columns: def.Columns, FailedColumns: def.FailedColumns,
+		Schema:   schema,
+		WireSize: int(reflect.TypeFor[W]().Size()),
+	}
+	for _, key := range slices.Concat(t.Columns, t.FailedColumns) {
+		if schema.Index(key) < 0 {
+			panic(fmt.Sprintf("tracer %s: no column %q", def.Name, key))
+		}
+	}
+	t.newDecoder = func() *Decoder {
+		e := new(E)
+		d := &Decoder{
+			Event:  schema.bind(reflect.ValueOf(e).Elem()),
+			common: reflect.ValueOf(e).Elem().FieldByName("Common").Addr().Interface().(*Common),
+			size:   t.WireSize,
+		}
+		d.decode = func(rec []byte) error {
+			w, tail := view[W](rec)
+			return def.Decode(w, tail, e)
+		}
+		return d
+	}
+	return t
+}
+
+// HasFailed reports whether the tracer can show failed calls instead.
+func (t *Tracer) HasFailed() bool {
+	return slices.ContainsFunc(t.Hooks, func(h Hook) bool { return h.Failed })
+}
+
+// NewDecoder returns a decoder with an event of its own.
+func (t *Tracer) NewDecoder() *Decoder { return t.newDecoder() }
+
+// Decoder turns the records of one tracer into events, all in the same memory:
+// Event holds one event at a time.
+type Decoder struct {
+	// Event are the values of the schema's columns, in its order. They change with
+	// each Decode.
+	Event []field.Value
+
+	common *Common
+	size   int
+	decode func(rec []byte) error
+}
+
+// Decode fills Event from rec, which must be 8-byte aligned, as ring memory is.
+// Event may alias rec. wall is what to add to a boot-clock time to get Unix
+// time, in ns.
+func (d *Decoder) Decode(rec []byte, wall int64) error {
+	if len(rec) < d.size {
+		return fmt.Errorf("record of %d bytes is shorter than its type (%d)", len(rec), d.size)
+	}
+	d.common.fill(Head(rec), wall)
+	return d.decode(rec)
+}
+
+// Time is the instant of the event; set its Style once to choose how tables
+// show it.
+func (d *Decoder) Time() *field.Time { return &d.common.Time }
+
+// Head returns the head of a record: nil where rec is too short to have one.
+func Head(rec []byte) *wire.Head {
+	if len(rec) < int(unsafe.Sizeof(wire.Head{})) {
+		return nil
+	}
+	h, _ := view[wire.Head](rec)
+	return h
+}
+
+// view returns rec's beginning as a T, and the rest.
+//
+// This is the package's one use of unsafe. It holds because the caller has
+// checked that rec is at least as long as a T, because records are 8-byte aligned
+// (kernel/bpf/ringbuf.c; recordings keep it), because T is generated from the C
+// struct that the kernel wrote, in the machine's byte order, and because T has
+// no pointers, so that any bytes make a valid T.
+func view[T any](rec []byte) (*T, []byte) {
+	return (*T)(unsafe.Pointer(unsafe.SliceData(rec))), rec[unsafe.Sizeof(*new(T)):]
+}

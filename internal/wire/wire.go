@@ -1,0 +1,19 @@
+// Package wire is what the kernel's side and user space share whatever is
+// traced: the head of every record, the ledger's columns, and the object that
+// follows the descendants of a process. The types are generated from
+// bpf/include/rbtrace/ring.h.
+package wire
+
+import "github.com/cilium/ebpf"
+
+//go:generate go tool bpf2go -type rb_head -type rb_ledger -target amd64,arm64 follow ../../bpf/follow.bpf.c -- -I../../bpf/include
+
+// Head is the head of every record (struct rb_head).
+type Head = followRbHead
+
+// Ledger is one CPU's books of one tracer (struct rb_ledger).
+type Ledger = followRbLedger
+
+// LoadFollow returns the object that follows processes (bpf/follow.bpf.c). Its maps
+// also serve as the specifications of those that all objects share.
+func LoadFollow() (*ebpf.CollectionSpec, error) { return loadFollow() }
