@@ -54,7 +54,7 @@ type Session struct {
 	cgroup *ebpf.Map
 	follow *object
 	opts   Options
-	types  *btf.Spec // nil: the running kernel's
+	types  *btf.Spec // from Options.KernelBTF; nil: the running kernel's
 	events *os.File  // of tracefs, once a classic tracepoint was asked for
 }
 
@@ -89,7 +89,7 @@ func Open(tracers []*tracer.Tracer, opts Options) (_ *Session, err error) {
 			s.Close()
 		}
 	}()
-	if s.types, err = kernelTypes(opts.KernelBTF); err != nil {
+	if s.types, err = typesFrom(opts.KernelBTF); err != nil {
 		return nil, err
 	}
 	// Before 5.11 maps count against RLIMIT_MEMLOCK. Where raising it fails they
@@ -113,8 +113,26 @@ func Open(tracers []*tracer.Tracer, opts Options) (_ *Session, err error) {
 	return s, nil
 }
 
-// kernelTypes returns nil for the running kernel's own.
-func kernelTypes(file string) (*btf.Spec, error) {
+// kernelTypes returns the types that the object of spec is relocated against:
+// those of the file, or the running kernel's.
+func (s *Session) kernelTypes(spec *ebpf.CollectionSpec) (*btf.Spec, error) {
+	if s.types != nil {
+		return s.types, nil
+	}
+	var names []string
+	for t, err := range spec.Types.All() {
+		if err != nil {
+			return nil, fmt.Errorf("reading the types of the embedded object: %w", err)
+		}
+		if name := t.TypeName(); name != "" {
+			names = append(names, name)
+		}
+	}
+	return kernel.Types(names)
+}
+
+// typesFrom returns the types in a file, nil where there is none.
+func typesFrom(file string) (*btf.Spec, error) {
 	if file != "" {
 		spec, err := btf.LoadSpec(file)
 		if err != nil {

@@ -56,9 +56,13 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 		}
 		m.MaxEntries = uint32(cpus)
 	}
+	types, err := s.kernelTypes(spec)
+	if err != nil {
+		return nil, err
+	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
 		MapReplacements: shared,
-		Programs:        ebpf.ProgramOptions{KernelTypes: s.types},
+		Programs:        ebpf.ProgramOptions{KernelTypes: types},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("loading: %w", err)
