@@ -4,8 +4,8 @@
  * Programs that start. Two sets of programs, of which user space takes one:
  *
  *  - rb_exec: every successful execve and execveat, from sched_process_exec;
- *  - rb_exec_enter, rb_exec_at_enter, rb_exec_exit and rb_exec_args: the failed ones, from the
- *    system calls' tracepoints, since sched_process_exec does not see them.
+ *  - rb_exec_enter, rb_exec_at_enter and rb_exec_exit: the failed ones, from the system calls'
+ *    tracepoints, since sched_process_exec does not see them.
  */
 #include "vmlinux.h"
 
@@ -16,10 +16,10 @@
 #include "rbtrace/filter.h"
 #include "rbtrace/path.h"
 
-#define EXEC_FILE_MAX 4096	   /* PATH_MAX */
-#define EXEC_ARGS_MAX (32 * 1024)  /* argv beyond this is cut */
-#define EXEC_ARGS_STEP 128	   /* strings that one run of rb_exec_args reads */
-#define AT_FDCWD -100
+#define EXEC_FILE_MAX	4096	    /* PATH_MAX */
+#define EXEC_ARGS_MAX	(32 * 1024) /* argv beyond this is cut */
+#define EXEC_ARGS_TURNS 182	    /* squared: more than as many strings, with the end of argv */
+#define AT_FDCWD	-100
 
 enum exec_flags {
 	EXEC_EXE_CUT = 1 << 0, /* enum rb_path_flags, three times over */
@@ -30,7 +30,7 @@ enum exec_flags {
 	EXEC_BASE_DELETED = 1 << 5,
 	EXEC_ARGS_CUT = 1 << 6, /* not all of argv is here */
 	EXEC_SCRIPT = 1 << 7,	/* an interpreter runs it */
-	EXEC_BY_FD = 1 << 8,	/* execveat with a descriptor: file is relative to base */
+	EXEC_BY_FD = 1 << 8,	/* execveat with a descriptor: file is below base, or base itself */
 };
 
 /*
@@ -61,9 +61,9 @@ struct exec_scratch {
 	struct exec_event event; /* the record: event and the data behind it */
 	/* argv twice: the verifier does not see that what is read and the room left add up. */
 	__u8 data[EXEC_FILE_MAX + 3 * RB_PATH_ROOM + 2 * EXEC_ARGS_MAX];
-	/* Of the failed ones alone, from one run of rb_exec_args to the next: */
-	__u64 argv;
-	__u32 len;
+	/* Of the failed ones alone, for rb_exec_arg: */
+	__u64 argv;    /* where the next string's address is */
+	__u32 args_at; /* where in data the strings begin */
 };
 
 struct {
@@ -140,7 +140,7 @@ static __always_inline void exec_append_cwd(struct exec_scratch *s, __u32 *off,
 	s->event.head.flags |= EXEC_CWD_CUT * s->path.flags;
 }
 
-/* The path of the current task's descriptor. */
+/* The path of the current task's descriptor, if it has one of that number. */
 static __always_inline void exec_append_base(struct exec_scratch *s, __u32 *off,
 					     struct task_struct *task, __u32 fd)
 {
@@ -152,7 +152,7 @@ static __always_inline void exec_append_base(struct exec_scratch *s, __u32 *off,
 	if (!file)
 		return;
 	s->event.base_len = exec_append(s, off, __builtin_preserve_access_index(&file->f_path));
-	s->event.head.flags |= EXEC_BASE_CUT * s->path.flags;
+	s->event.head.flags |= EXEC_BY_FD | EXEC_BASE_CUT * s->path.flags;
 }
 
 /* The number in "/dev/fd/N" or "/dev/fd/N/NAME", as do_execveat_common() writes it. */
@@ -211,10 +211,11 @@ int rb_exec(struct bpf_raw_tracepoint_args *ctx)
 	exec_append_cwd(s, &off, task);
 	fdpath = BPF_CORE_READ(bprm, fdpath);
 	if (fdpath) {
-		e->head.flags |= EXEC_BY_FD;
 		/* Without an interpreter exe tells the path, and the descriptor may be closed. */
 		if (e->head.flags & EXEC_SCRIPT)
 			exec_append_base(s, &off, task, exec_fdpath_fd(fdpath));
+		else
+			e->head.flags |= EXEC_BY_FD;
 	}
 
 	e->argc = BPF_CORE_READ(bprm, argc);
@@ -278,17 +279,60 @@ int rb_exec_at_enter(struct trace_event_raw_sys_enter *ctx)
 	return exec_enter((__s32)ctx->args[0], ctx->args[1], ctx->args[2]);
 }
 
-int rb_exec_args(void *ctx);
+/*
+ * Appends the next string of argv to those that are there. Returns whether there
+ * may be more. Global, as rb_exec_path() is, so that the verifier walks a loop of
+ * calls and not of all this.
+ */
+__noinline int rb_exec_arg(void)
+{
+	struct exec_scratch *s = exec_scratch();
+	const char *arg = NULL;
+	struct exec_event *e;
+	__u32 at, len, room;
+	long n;
 
-/* Programs that continue this one, and go on from where it left off. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__array(values, int(void *));
-} rb_exec_next SEC(".maps") = {
-	.values = {[0] = (void *)&rb_exec_args},
-};
+	if (!s)
+		return 0;
+	e = &s->event;
+	at = s->args_at;
+	len = e->args_len;
+	if (at > EXEC_FILE_MAX + 2 * RB_PATH_MAX || len > EXEC_ARGS_MAX)
+		return 0; /* never; for the verifier */
+	if (bpf_probe_read_user(&arg, sizeof(arg), (void *)s->argv)) {
+		if (s->argv) /* a NULL argv is an empty one */
+			e->head.flags |= EXEC_ARGS_CUT;
+		return 0;
+	}
+	if (!arg)
+		return 0;
+	room = EXEC_ARGS_MAX - len;
+	/* With the NUL that takes the place of what does not fit, one more. */
+	n = room ? bpf_probe_read_user_str(s->data + at + len, room + 1, arg) : 0;
+	if (n <= 0) { /* no room left, not resident, or not there */
+		e->head.flags |= EXEC_ARGS_CUT;
+		return 0;
+	}
+	e->argc++;
+	if (n > room) {
+		e->args_len = EXEC_ARGS_MAX;
+		e->head.flags |= EXEC_ARGS_CUT;
+		return 0;
+	}
+	e->args_len = len + n;
+	s->argv += sizeof(arg);
+	return 1;
+}
+
+/* The same for many, since one loop for all that there may be is a long way for the verifier. */
+__noinline int rb_exec_args(void)
+{
+	for (int i = 0; i < EXEC_ARGS_TURNS; i++) {
+		if (!rb_exec_arg())
+			return 0;
+	}
+	return 1;
+}
 
 /*
  * The caller's memory is as it was, so what the call was given can still be read.
@@ -304,7 +348,7 @@ int rb_exec_exit(struct trace_event_raw_sys_exit *ctx)
 	struct exec_scratch *s;
 	struct rb_ledger *books;
 	struct exec_event *e;
-	__u32 off = 0;
+	__u32 off = 0, args_len;
 	long n;
 
 	books = rb_hit();
@@ -334,73 +378,22 @@ int rb_exec_exit(struct trace_event_raw_sys_exit *ctx)
 		e->file_len = n;
 	}
 	exec_append_cwd(s, &off, task);
-	if (call.by_fd) {
-		e->head.flags |= EXEC_BY_FD;
+	/* An absolute path does not begin at the descriptor. */
+	if (call.by_fd && !(n > 1 && s->data[0] == '/'))
 		exec_append_base(s, &off, task, call.dirfd);
-	}
+
+	if (off > EXEC_FILE_MAX + 2 * RB_PATH_MAX) /* never; for the verifier */
+		off = 0;
 	s->argv = call.argv;
-	s->len = off;
-	bpf_tail_call(ctx, &rb_exec_next, 0);
-	/* Never reached: the slot is filled before anything attaches. */
-	RB_COUNT(books, lost);
-	return 0;
-}
-
-/*
- * Reads EXEC_ARGS_STEP strings of argv and calls itself for the next, 33 times at
- * the most (the kernel's limit for tail calls): a loop over all of them would be
- * more than the verifier of an old kernel follows.
- */
-SEC("tracepoint/syscalls/sys_exit_execve")
-int rb_exec_args(void *ctx)
-{
-	struct exec_scratch *s = exec_scratch();
-	__u32 zero = 0, head_len, args_len;
-	struct rb_ledger *books = bpf_map_lookup_elem(&rb_books, &zero);
-	struct exec_event *e;
-
-	if (!s || !books)
-		return 0;
-	e = &s->event;
-	head_len = s->len;
-	if (head_len > EXEC_FILE_MAX + 3 * RB_PATH_ROOM)
-		head_len = 0;
-	for (int i = 0; i < EXEC_ARGS_STEP; i++) {
-		const char *arg = NULL;
-		__u32 room;
-		long n;
-
-		if (bpf_probe_read_user(&arg, sizeof(arg), (void *)s->argv)) {
-			if (s->argv) /* a NULL argv is an empty one */
-				e->head.flags |= EXEC_ARGS_CUT;
-			goto done;
-		}
-		if (!arg)
-			goto done;
-		args_len = e->args_len;
-		if (args_len >= EXEC_ARGS_MAX) {
-			e->head.flags |= EXEC_ARGS_CUT;
-			goto done;
-		}
-		room = EXEC_ARGS_MAX - args_len;
-		n = bpf_probe_read_user_str(s->data + head_len + args_len, room, arg);
-		if (n <= 0 || n > EXEC_ARGS_MAX) { /* not resident, or not there */
-			e->head.flags |= EXEC_ARGS_CUT;
-			goto done;
-		}
-		if (n == room)
-			e->head.flags |= EXEC_ARGS_CUT;
-		e->args_len = args_len + n;
-		e->argc++;
-		s->argv += sizeof(arg);
+	s->args_at = off;
+	for (int i = 0; i < EXEC_ARGS_TURNS; i++) {
+		if (!rb_exec_args())
+			break;
 	}
-	bpf_tail_call(ctx, &rb_exec_next, 0);
-	e->head.flags |= EXEC_ARGS_CUT;
-done:
 	args_len = e->args_len;
-	if (args_len > EXEC_ARGS_MAX)
-		args_len = EXEC_ARGS_MAX;
-	rb_output(books, e, sizeof(*e) + head_len + args_len);
+	if (args_len > EXEC_ARGS_MAX) /* never; for the verifier */
+		args_len = 0;
+	rb_output(books, e, sizeof(*e) + off + args_len);
 	return 0;
 }
 

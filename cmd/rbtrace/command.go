@@ -3,7 +3,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -133,12 +132,8 @@ func (c *command) endsWithin(d time.Duration) bool {
 }
 
 func (c *command) status() string {
-	var exit *exec.ExitError
-	switch {
-	case c.err == nil:
+	if c.err == nil {
 		return "exit status 0"
-	case errors.As(c.err, &exit):
-		return exit.String()
 	}
-	return c.err.Error()
+	return c.err.Error() // an exec.ExitError says how it ended
 }

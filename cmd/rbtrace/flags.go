@@ -109,7 +109,7 @@ func (f *traceFlags) plan(t *tracer.Tracer, changed func(string) bool, warn func
 	if p.attach.RingSize, err = parseRingSize(f.bufferSize); err != nil {
 		return nil, usagef("--buffer-size: %w", err)
 	}
-	if p.attach.Hook, err = parseHook(f.hook); err != nil {
+	if p.attach.Hook, err = parseHook(f.hook, t, f.failed); err != nil {
 		return nil, usagef("--hook: %w", err)
 	}
 	for name, value := range f.params {
@@ -230,14 +230,25 @@ func cgroupMount() (string, error) {
 	return "", errors.New("the unified (v2) cgroup hierarchy is not mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
 }
 
-func parseHook(name string) (tracer.HookKind, error) {
+// parseHook returns the kind of that name, which t must have: empty for auto.
+func parseHook(name string, t *tracer.Tracer, failed bool) (tracer.HookKind, error) {
 	if name == "auto" {
 		return "", nil
 	}
-	if kind := tracer.HookKind(name); slices.Contains(tracer.Kinds(), kind) {
-		return kind, nil
+	kind := tracer.HookKind(name)
+	if !slices.Contains(tracer.Kinds(), kind) {
+		return "", fmt.Errorf("unknown kind %q: want auto, tracepoint, fentry or kprobe", name)
 	}
-	return "", fmt.Errorf("unknown kind %q: want auto, tracepoint, fentry or kprobe", name)
+	var has []string
+	for _, h := range t.Hooks {
+		if h.Failed == failed {
+			has = append(has, string(h.Kind))
+		}
+	}
+	if !slices.Contains(has, name) {
+		return "", fmt.Errorf("%s has no %s hook: it has %s", t.Name, name, strings.Join(has, " and "))
+	}
+	return kind, nil
 }
 
 // parseRingSize reads a size and checks that a ring can have it.
@@ -247,14 +258,11 @@ func parseRingSize(s string) (uint32, error) {
 		return 0, err
 	}
 	if err := ringbuf.ValidSize(n); err != nil {
-		var near []string
 		below, above := ringbuf.NearestSizes(n)
-		for _, size := range []uint64{below, above} {
-			if size != 0 {
-				near = append(near, formatSize(size))
-			}
+		if below == 0 || above == 0 {
+			return 0, fmt.Errorf("%w: the nearest valid size is %s", err, formatSize(max(below, above)))
 		}
-		return 0, fmt.Errorf("%w: the nearest valid sizes are %s", err, strings.Join(slices.Compact(near), " and "))
+		return 0, fmt.Errorf("%w: the nearest valid sizes are %s and %s", err, formatSize(below), formatSize(above))
 	}
 	return uint32(n), nil
 }

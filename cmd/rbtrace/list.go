@@ -62,7 +62,7 @@ it cannot run. To find out, each is attached for a moment.`,
 				hook := row.Hook
 				if hook == "" {
 					hook = "none"
-					errs = append(errs, row.Name+": "+row.Error)
+					errs = append(errs, row.Name+" cannot run:\n"+row.Error)
 				}
 				if err := table.Append(row.Name, row.Shows, hook); err != nil {
 					return err
@@ -90,8 +90,7 @@ func try(t *tracer.Tracer, btf string) listed {
 	session, err := attach.Open([]*tracer.Tracer{t}, attach.Options{RingSize: uint32(os.Getpagesize()), KernelBTF: btf})
 	if err != nil {
 		row.Error = err.Error()
-		var noHook *attach.NoHookError
-		if errors.As(err, &noHook) {
+		if noHook, ok := errors.AsType[*attach.NoHookError](err); ok {
 			row.Error = noHook.Reasons()
 		}
 		return row

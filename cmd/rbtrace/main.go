@@ -54,8 +54,7 @@ func run() int {
 		return exitLost
 	}
 	fmt.Fprintf(s.Err, "rbtrace: %s\n", strings.TrimSpace(err.Error()))
-	var usage usageError
-	if errors.As(err, &usage) {
+	if _, ok := errors.AsType[usageError](err); ok {
 		fmt.Fprintf(s.Err, "Run '%s --help' for usage.\n", cmd.CommandPath())
 		return exitUsage
 	}

@@ -121,16 +121,13 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 		}
 		p.attach.Filter.Follow = true
 		defer func() {
-			_, told := context.Cause(ctx).(signalError)
+			var by signalError
+			told := errors.As(context.Cause(ctx), &by)
 			r.warn("%s: %s", c.name, c.end(told))
 		}()
 	}
 	session, err := attach.Open([]*tracer.Tracer{r.tracer}, p.attach)
 	if err != nil {
-		var noHook *attach.NoHookError
-		if errors.As(err, &noHook) && len(noHook.Attempts) == 0 {
-			return usageError{err}
-		}
 		return err
 	}
 	defer session.Close()
@@ -147,7 +144,7 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer events.Close()
+	defer func() { err = errors.Join(err, events.Close()) }()
 	stats = newStatsPrinter(r.Err, loaded, events)
 	if c != nil {
 		if err := session.Follow(c.pid()); err != nil {

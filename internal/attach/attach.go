@@ -252,7 +252,7 @@ func (s *Session) open(t *tracer.Tracer, id uint16) (*Loaded, error) {
 			return l, nil
 		}
 	}
-	return nil, &NoHookError{Tracer: t, Forced: s.opts.Hook, Failed: s.opts.Failed, Attempts: l.Attempts}
+	return nil, &NoHookError{Tracer: t, Forced: s.opts.Hook, Attempts: l.Attempts}
 }
 
 func (s *Session) setConstants(spec *ebpf.CollectionSpec, t *tracer.Tracer, id uint16) error {

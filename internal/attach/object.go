@@ -44,11 +44,6 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 		}
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 	}
-	for name, m := range spec.Maps {
-		if m.Type == ebpf.ProgramArray && !hasNext(hook) {
-			delete(spec.Maps, name) // its programs are not loaded
-		}
-	}
 	if m := spec.Maps[scratchMap]; m != nil {
 		cpus, err := ebpf.PossibleCPU()
 		if err != nil {
@@ -74,9 +69,6 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 		}
 	}()
 	for _, p := range hook.Programs {
-		if p.Next {
-			continue
-		}
 		at := spec.Programs[p.Name]
 		for _, place := range append([]string{at.AttachTo}, p.Also...) {
 			l, err := s.attach(c.Programs[p.Name], at, place)
@@ -87,15 +79,6 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 		}
 	}
 	return o, nil
-}
-
-func hasNext(hook tracer.Hook) bool {
-	for _, p := range hook.Programs {
-		if p.Next {
-			return true
-		}
-	}
-	return false
 }
 
 func (s *Session) attach(p *ebpf.Program, spec *ebpf.ProgramSpec, place string) (io.Closer, error) {
@@ -204,24 +187,14 @@ func (o *object) missedByLinks() (n uint64) {
 type NoHookError struct {
 	Tracer   *tracer.Tracer
 	Forced   tracer.HookKind // empty: any would have done
-	Failed   bool
 	Attempts []Attempt
 }
 
 func (e *NoHookError) Error() string {
-	var b strings.Builder
 	if len(e.Attempts) == 0 {
-		kinds := []string{}
-		for _, h := range e.Tracer.Hooks {
-			if h.Failed == e.Failed {
-				kinds = append(kinds, string(h.Kind))
-			}
-		}
-		fmt.Fprintf(&b, "%s has no %s hook: it has %s", e.Tracer.Name, e.Forced, strings.Join(kinds, " and "))
-		return b.String()
+		return fmt.Sprintf("%s has no hook of the kind %q", e.Tracer.Name, e.Forced)
 	}
-	fmt.Fprintf(&b, "%s cannot be traced on this kernel (%s):\n%s", e.Tracer.Name, kernel.Release(), e.Reasons())
-	return b.String()
+	return fmt.Sprintf("%s cannot be traced on this kernel (%s):\n%s", e.Tracer.Name, kernel.Release(), e.Reasons())
 }
 
 // Reasons says of each hook that was tried why it does not work, in a line each.

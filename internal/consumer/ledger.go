@@ -4,6 +4,7 @@ package consumer
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/rbtrace/rbtrace/internal/wire"
 )
@@ -54,7 +55,8 @@ func (l *Ledger) Complete() bool {
 // String returns the books in one line.
 func (l *Ledger) String() string {
 	t := l.Total()
-	s := fmt.Sprintf("%s: %d hits = %d filtered + %d lost + %d discarded + %d submitted; %d submitted = %d printed",
+	var s strings.Builder
+	fmt.Fprintf(&s, "%s: %d hits = %d filtered + %d lost + %d discarded + %d submitted; %d submitted = %d printed",
 		l.Name, t.Hits, t.Filtered, t.Lost, t.Discarded, t.Submitted, t.Submitted, l.Printed)
 	for _, more := range []struct {
 		n    uint64
@@ -66,8 +68,8 @@ func (l *Ledger) String() string {
 		{l.Left, "left in the ring"},
 	} {
 		if more.n > 0 {
-			s += fmt.Sprintf(" + %d %s", more.n, more.what)
+			fmt.Fprintf(&s, " + %d %s", more.n, more.what)
 		}
 	}
-	return s
+	return s.String()
 }

@@ -162,9 +162,19 @@ func Benchmark(b *testing.B) {
 		name string
 		v    Value
 	}{
-		{"Uint32", &s.pid}, {"Hex", &s.sock}, {"Comm", &s.comm}, {"Path", &s.path}, {"Hostile", &s.evil},
-		{"Wide", &s.wide}, {"Args", &s.args}, {"ArgsQuoted", &s.evils}, {"Errno", &s.err},
-		{"AddrPort", &s.peer}, {"Latency", &s.lat}, {"Time", &s.time}, {"TimeDelta", &s.delta},
+		{"Uint32", &s.pid},
+		{"Hex", &s.sock},
+		{"Comm", &s.comm},
+		{"Path", &s.path},
+		{"Hostile", &s.evil},
+		{"Wide", &s.wide},
+		{"Args", &s.args},
+		{"ArgsQuoted", &s.evils},
+		{"Errno", &s.err},
+		{"AddrPort", &s.peer},
+		{"Latency", &s.lat},
+		{"Time", &s.time},
+		{"TimeDelta", &s.delta},
 	} {
 		buf := make([]byte, 0, 4096)
 		b.Run(c.name+"/text", func(b *testing.B) {

@@ -9,7 +9,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 
 	"github.com/rbtrace/rbtrace/internal/field"
@@ -119,12 +118,11 @@ func (j *JSON) Event(source *Source) error {
 		prefixes = jsonPrefixes(source)
 		j.prefixes[source] = prefixes
 	}
-	b := j.b
 	for i, value := range source.Event {
-		b = append(b, prefixes[i]...)
-		b = value.AppendJSON(b)
+		j.b = append(j.b, prefixes[i]...)
+		j.b = value.AppendJSON(j.b)
 	}
-	j.b = append(b, '}')
+	j.b = append(j.b, '}')
 	return j.endRow()
 }
 
@@ -142,17 +140,8 @@ func jsonPrefixes(source *Source) []string {
 // Lost implements Sink: {"type":"lost","tracer":…,"cpu":…,"lost":…,
 // "after_boot_ns":…,"before_boot_ns":…}.
 func (j *JSON) Lost(l Loss) error {
-	b := append(j.b, `{"type":"lost","tracer":"`...)
-	b = append(b, l.Source.Name...)
-	b = append(b, `","cpu":`...)
-	b = strconv.AppendInt(b, int64(l.CPU), 10)
-	b = append(b, `,"lost":`...)
-	b = strconv.AppendUint(b, l.Lost, 10)
-	b = append(b, `,"after_boot_ns":`...)
-	b = strconv.AppendUint(b, l.After, 10)
-	b = append(b, `,"before_boot_ns":`...)
-	b = strconv.AppendUint(b, l.Before, 10)
-	j.b = append(b, '}')
+	j.b = fmt.Appendf(j.b, `{"type":"lost","tracer":"%s","cpu":%d,"lost":%d,"after_boot_ns":%d,"before_boot_ns":%d}`,
+		l.Source.Name, l.CPU, l.Lost, l.After, l.Before)
 	return j.endOther()
 }
 
@@ -217,7 +206,8 @@ func (t *Table) row(source *Source, header bool) {
 			pad = max(pad, 1)
 		}
 		pad = max(pad, 0)
-		t.b = append(appendSpaces(t.b, pad), t.cell...)
+		t.b = appendSpaces(t.b, pad)
+		t.b = append(t.b, t.cell...)
 		have += pad + w
 		want += width + 1
 	}

@@ -146,7 +146,7 @@ func TestPinned(t *testing.T) {
 	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
 		bpftest.Skipf(t, "mounting a BPF file system: %v", err)
 	}
-	defer unix.Unmount(dir, unix.MNT_DETACH)
+	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
 	pin := filepath.Join(dir, "ring")
 
 	m := newMap(t, 64<<10)

@@ -49,8 +49,6 @@ type Program struct {
 	// Also are more places of the same kind to attach to, written as behind the
 	// slash of an ELF section: "syscalls/sys_exit_execveat".
 	Also []string
-	// Next says that the program is not attached: others tail-call it.
-	Next bool
 }
 
 // Param is a flag of one tracer's own. Its value becomes a constant of the BPF

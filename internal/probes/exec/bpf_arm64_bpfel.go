@@ -58,11 +58,11 @@ type bpfExecScratch struct {
 		Len    uint32
 		Flags  uint32
 	}
-	Event bpfExecEvent
-	Data  [82688]uint8
-	Argv  uint64
-	Len   uint32
-	_     [4]byte
+	Event  bpfExecEvent
+	Data   [82688]uint8
+	Argv   uint64
+	ArgsAt uint32
+	_      [4]byte
 }
 
 type bpfRbLedger struct {
@@ -81,12 +81,10 @@ const (
 	bpfMapRbBooks        = "rb_books"
 	bpfMapRbCgroup       = "rb_cgroup"
 	bpfMapRbExecCalls    = "rb_exec_calls"
-	bpfMapRbExecNext     = "rb_exec_next"
 	bpfMapRbRing         = "rb_ring"
 	bpfMapRbScratch      = "rb_scratch"
 	bpfMapRbTree         = "rb_tree"
 	bpfProgRbExec        = "rb_exec"
-	bpfProgRbExecArgs    = "rb_exec_args"
 	bpfProgRbExecAtEnter = "rb_exec_at_enter"
 	bpfProgRbExecEnter   = "rb_exec_enter"
 	bpfProgRbExecExit    = "rb_exec_exit"
@@ -144,7 +142,6 @@ type bpfSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
 	RbExec        *ebpf.ProgramSpec `ebpf:"rb_exec"`
-	RbExecArgs    *ebpf.ProgramSpec `ebpf:"rb_exec_args"`
 	RbExecAtEnter *ebpf.ProgramSpec `ebpf:"rb_exec_at_enter"`
 	RbExecEnter   *ebpf.ProgramSpec `ebpf:"rb_exec_enter"`
 	RbExecExit    *ebpf.ProgramSpec `ebpf:"rb_exec_exit"`
@@ -157,7 +154,6 @@ type bpfMapSpecs struct {
 	RbBooks     *ebpf.MapSpec `ebpf:"rb_books"`
 	RbCgroup    *ebpf.MapSpec `ebpf:"rb_cgroup"`
 	RbExecCalls *ebpf.MapSpec `ebpf:"rb_exec_calls"`
-	RbExecNext  *ebpf.MapSpec `ebpf:"rb_exec_next"`
 	RbRing      *ebpf.MapSpec `ebpf:"rb_ring"`
 	RbScratch   *ebpf.MapSpec `ebpf:"rb_scratch"`
 	RbTree      *ebpf.MapSpec `ebpf:"rb_tree"`
@@ -201,7 +197,6 @@ type bpfMaps struct {
 	RbBooks     *ebpf.Map `ebpf:"rb_books"`
 	RbCgroup    *ebpf.Map `ebpf:"rb_cgroup"`
 	RbExecCalls *ebpf.Map `ebpf:"rb_exec_calls"`
-	RbExecNext  *ebpf.Map `ebpf:"rb_exec_next"`
 	RbRing      *ebpf.Map `ebpf:"rb_ring"`
 	RbScratch   *ebpf.Map `ebpf:"rb_scratch"`
 	RbTree      *ebpf.Map `ebpf:"rb_tree"`
@@ -212,7 +207,6 @@ func (m *bpfMaps) Close() error {
 		m.RbBooks,
 		m.RbCgroup,
 		m.RbExecCalls,
-		m.RbExecNext,
 		m.RbRing,
 		m.RbScratch,
 		m.RbTree,
@@ -239,7 +233,6 @@ type bpfVariables struct {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
 	RbExec        *ebpf.Program `ebpf:"rb_exec"`
-	RbExecArgs    *ebpf.Program `ebpf:"rb_exec_args"`
 	RbExecAtEnter *ebpf.Program `ebpf:"rb_exec_at_enter"`
 	RbExecEnter   *ebpf.Program `ebpf:"rb_exec_enter"`
 	RbExecExit    *ebpf.Program `ebpf:"rb_exec_exit"`
@@ -248,7 +241,6 @@ type bpfPrograms struct {
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.RbExec,
-		p.RbExecArgs,
 		p.RbExecAtEnter,
 		p.RbExecEnter,
 		p.RbExecExit,

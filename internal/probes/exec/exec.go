@@ -58,7 +58,6 @@ the caller's.`,
 	Hooks: []tracer.Hook{
 		{Kind: tracer.Tracepoint, Programs: []tracer.Program{{Name: bpfProgRbExec}}},
 		{Kind: tracer.Tracepoint, Failed: true, Programs: []tracer.Program{
-			{Name: bpfProgRbExecArgs, Next: true},
 			{Name: bpfProgRbExecExit, Also: []string{"syscalls/sys_exit_execveat"}},
 			{Name: bpfProgRbExecEnter},
 			{Name: bpfProgRbExecAtEnter},
@@ -110,11 +109,9 @@ func decode(w *bpfExecEvent, tail []byte, e *Event) error {
 		e.File = file
 	case w.Ret >= 0 && flags&script == 0:
 		e.File = e.Exe
-	case len(base) > 0:
+	default:
 		e.file = appendBelow(tracer.AppendPath(e.file[:0], base, pathFlags(baseShift)), file)
 		e.File = e.file
-	default:
-		e.File = file
 	}
 
 	e.Truncated = flags&argsCut != 0
@@ -136,11 +133,7 @@ func decode(w *bpfExecEvent, tail []byte, e *Event) error {
 // kernel's /dev/fd/N/name for it.
 func appendBelow(path, file []byte) []byte {
 	if rest, ok := bytes.CutPrefix(file, []byte("/dev/fd/")); ok {
-		i := bytes.IndexByte(rest, '/')
-		if i < 0 {
-			return path
-		}
-		file = rest[i+1:]
+		_, file, _ = bytes.Cut(rest, []byte{'/'})
 	}
 	if len(file) == 0 {
 		return path

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Measures rbtrace, beside other tracers where they are installed (Debian: libbpf-tools).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [ "$(id -u)" -ne 0 ]; then
+	echo 'bench: run it as root: sudo make bench' >&2
+	exit 1
+fi
+
+echo '== From start to first event, and memory =='
+tracers=('./rbtrace exec')
+if command -v execsnoop >/dev/null; then
+	tracers+=(execsnoop)
+else
+	echo 'execsnoop (apt install libbpf-tools) is not installed: rbtrace alone'
+fi
+bin=$(mktemp -d)
+trap 'rm -rf "$bin"' EXIT
+go build -o "$bin/startup" ./scripts/startup
+# execsnoop needs tracefs; the mount is gone with this command.
+# shellcheck disable=SC2016 # the inner shell expands
+unshare --mount sh -c 'mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing; exec "$@"' \
+	sh "$bin/startup" -rounds 21 "${tracers[@]}"
+
+echo
+echo '== Draining a prefilled ring, ns per record =='
+go test -run '^$' -bench BenchmarkDrain -count 3 ./internal/ringbuf
