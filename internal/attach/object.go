@@ -233,6 +233,7 @@ func explain(kind tracer.HookKind, err error) error {
 // advise adds what is known about an error of any BPF call.
 func advise(err error) error {
 	switch {
+	case errors.Is(err, kernel.ErrNoTracefs): // which says it all
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%w (the capabilities are there, so a container, user namespace, seccomp filter or kernel lockdown forbids it: run it on the host)", err)
 	case errors.Is(err, unix.ENOMEM):
