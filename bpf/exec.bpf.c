@@ -125,6 +125,16 @@ static __always_inline __u32 exec_append(struct exec_scratch *s, __u32 *off, str
 	return len;
 }
 
+/*
+ * The length of file and paths, of which old verifiers lose track. The compiler
+ * must not know it either, or it would remove this.
+ */
+static __always_inline __u32 exec_bounded(__u32 off)
+{
+	barrier_var(off);
+	return off <= EXEC_FILE_MAX + 3 * RB_PATH_MAX ? off : 0;
+}
+
 static __always_inline void exec_append_exe(struct exec_scratch *s, __u32 *off, struct file *file)
 {
 	s->event.exe_len = exec_append(s, off, __builtin_preserve_access_index(&file->f_path));
@@ -218,6 +228,7 @@ int rb_exec(struct bpf_raw_tracepoint_args *ctx)
 			e->head.flags |= EXEC_BY_FD;
 	}
 
+	off = exec_bounded(off);
 	e->argc = BPF_CORE_READ(bprm, argc);
 	arg_start = BPF_CORE_READ(task, mm, arg_start);
 	arg_len = BPF_CORE_READ(task, mm, arg_end) - arg_start;
@@ -295,10 +306,10 @@ __noinline int rb_exec_arg(void)
 	if (!s)
 		return 0;
 	e = &s->event;
-	at = s->args_at;
+	at = exec_bounded(s->args_at);
 	len = e->args_len;
-	if (at > EXEC_FILE_MAX + 2 * RB_PATH_MAX || len > EXEC_ARGS_MAX)
-		return 0; /* never; for the verifier */
+	if (len > EXEC_ARGS_MAX) /* never; for the verifier */
+		return 0;
 	if (bpf_probe_read_user(&arg, sizeof(arg), (void *)s->argv)) {
 		if (s->argv) /* a NULL argv is an empty one */
 			e->head.flags |= EXEC_ARGS_CUT;
@@ -308,11 +319,13 @@ __noinline int rb_exec_arg(void)
 		return 0;
 	room = EXEC_ARGS_MAX - len;
 	/* With the NUL that takes the place of what does not fit, one more. */
-	n = room ? bpf_probe_read_user_str(s->data + at + len, room + 1, arg) : 0;
-	if (n <= 0) { /* no room left, not resident, or not there */
+	n = room ? bpf_probe_read_user_str(s->data + at + len, room + 1, arg) : -1;
+	if (n < 0) { /* no room left, not resident, or not there */
 		e->head.flags |= EXEC_ARGS_CUT;
 		return 0;
 	}
+	if (n == 0) /* as long as a string was empty; with its NUL like any other since 6.18 */
+		n = 1;
 	e->argc++;
 	if (n > room) {
 		e->args_len = EXEC_ARGS_MAX;
@@ -382,8 +395,7 @@ int rb_exec_exit(struct trace_event_raw_sys_exit *ctx)
 	if (call.by_fd && !(n > 1 && s->data[0] == '/'))
 		exec_append_base(s, &off, task, call.dirfd);
 
-	if (off > EXEC_FILE_MAX + 2 * RB_PATH_MAX) /* never; for the verifier */
-		off = 0;
+	off = exec_bounded(off);
 	s->argv = call.argv;
 	s->args_at = off;
 	for (int i = 0; i < EXEC_ARGS_TURNS; i++) {

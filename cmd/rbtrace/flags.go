@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rbtrace/rbtrace/internal/attach"
+	"github.com/rbtrace/rbtrace/internal/consumer"
 	"github.com/rbtrace/rbtrace/internal/field"
 	"github.com/rbtrace/rbtrace/internal/output"
 	"github.com/rbtrace/rbtrace/internal/ringbuf"
@@ -43,7 +44,9 @@ type traceFlags struct {
 	noHeader   bool
 	time       string
 	bufferSize string
+	wakeup     string
 	stats      seconds
+	failOnLoss bool
 	hook       string
 	explain    bool
 	btf        string
@@ -73,6 +76,8 @@ func (f *traceFlags) register(flags *pflag.FlagSet, t *tracer.Tracer) {
 	flags.BoolVar(&f.noHeader, "no-header", false, "no header above the table")
 	flags.StringVar(&f.time, "time", field.TimeWall.String(), "`HOW` the table shows times: "+strings.Join(field.TimeModes(), ", "))
 	flags.StringVar(&f.bufferSize, "buffer-size", formatSize(defaultRing), "`SIZE` of the ring buffer: a power of two, such as 512K or 8M")
+	flags.StringVar(&f.wakeup, "wakeup", "auto", "`WHEN` records wake rbtrace: auto (the kernel decides), every, bytes=SIZE (when so much waits), interval=TIME (never: it looks by itself)")
+	flags.BoolVar(&f.failOnLoss, "fail-on-loss", false, "end at the first event that is lost")
 	flags.Var(&f.stats, "stats", "print rates and the ring's fill to standard error, at this `INTERVAL`")
 	flags.StringVar(&f.hook, "hook", "auto", "`KIND` of hook: auto, tracepoint, fentry or kprobe")
 	flags.BoolVar(&f.explain, "explain", false, "say which hooks were tried, which was taken, and why")
@@ -82,6 +87,7 @@ func (f *traceFlags) register(flags *pflag.FlagSet, t *tracer.Tracer) {
 // plan is what the flags ask for, checked.
 type plan struct {
 	attach  attach.Options
+	consume consumer.Options
 	format  output.Format
 	columns []int
 	style   *field.TimeStyle
@@ -109,6 +115,10 @@ func (f *traceFlags) plan(t *tracer.Tracer, changed func(string) bool, warn func
 	if p.attach.RingSize, err = parseRingSize(f.bufferSize); err != nil {
 		return nil, usagef("--buffer-size: %w", err)
 	}
+	if err := parseWakeup(f.wakeup, p); err != nil {
+		return nil, usagef("--wakeup: %w", err)
+	}
+	p.consume.MaxEvents, p.consume.StatsEvery, p.consume.FailOnLoss = f.maxEvents, time.Duration(f.stats), f.failOnLoss
 	if p.attach.Hook, err = parseHook(f.hook, t, f.failed); err != nil {
 		return nil, usagef("--hook: %w", err)
 	}
@@ -228,6 +238,43 @@ func cgroupMount() (string, error) {
 		}
 	}
 	return "", errors.New("the unified (v2) cgroup hierarchy is not mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
+}
+
+// parseWakeup reads when records wake the reader. p has the ring's size already.
+func parseWakeup(text string, p *plan) error {
+	// What wakes nobody is looked for all the same.
+	const lookEvery = 100 * time.Millisecond
+	name, value, hasValue := strings.Cut(text, "=")
+	p.consume.Pace = consumer.DefaultPace
+	switch {
+	case text == "auto":
+	case text == "every":
+		p.attach.Wakeup.Policy = attach.WakeupEvery
+		p.consume.Pace = 0
+	case name == "bytes" && hasValue:
+		n, err := parseSize(value)
+		if err != nil {
+			return err
+		}
+		if n == 0 || n > uint64(p.attach.RingSize) {
+			return fmt.Errorf("%s never wait in a ring of %s: want from 1 byte to that", value, formatSize(uint64(p.attach.RingSize)))
+		}
+		p.attach.Wakeup = attach.Wakeup{Policy: attach.WakeupBytes, Bytes: n}
+		p.consume.Pace, p.consume.LookEvery = 0, lookEvery
+	case name == "interval" && hasValue:
+		var every seconds
+		if err := every.Set(value); err != nil {
+			return err
+		}
+		if every == 0 {
+			return errors.New("an interval of 0 would never rest")
+		}
+		p.attach.Wakeup.Policy = attach.WakeupNever
+		p.consume.Pace, p.consume.LookEvery = 0, time.Duration(every)
+	default:
+		return fmt.Errorf("unknown policy %q: want auto, every, bytes=SIZE or interval=TIME", text)
+	}
+	return nil
 }
 
 // parseHook returns the kind of that name, which t must have: empty for auto.

@@ -55,6 +55,7 @@ func newTrace(s streams, t *tracer.Tracer) *cobra.Command {
 	for name, f := range map[string]cobra.CompletionFunc{
 		"output":  complete("table", "json"),
 		"time":    complete(field.TimeModes()...),
+		"wakeup":  complete("auto", "every", "bytes=64K", "interval=10ms"),
 		"hook":    complete("auto", "tracepoint", "fentry", "kprobe"),
 		"columns": complete(t.Schema.Keys()...),
 	} {
@@ -136,11 +137,8 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 		r.explain(loaded)
 	}
 	var stats *statsPrinter
-	opts := consumer.Options{
-		MaxEvents: r.flags.maxEvents, StatsEvery: time.Duration(r.flags.stats),
-		Stats: func() { stats.print() },
-	}
-	events, err := consumer.New(session.Ring(), []*tracer.Tracer{r.tracer}, [][]int{p.columns}, p.style, opts)
+	p.consume.Stats = func() { stats.print() }
+	events, err := consumer.New(session.Ring(), []*tracer.Tracer{r.tracer}, [][]int{p.columns}, p.style, p.consume)
 	if err != nil {
 		return err
 	}
@@ -231,7 +229,7 @@ func (r *traceRun) settle(session *attach.Session, events *consumer.Consumer, si
 		r.warn("%d processes were not followed: too many at once", unfollowed)
 	}
 	// A reader that has seen enough is no error.
-	if runErr != nil && !errors.Is(runErr, unix.EPIPE) {
+	if runErr != nil && !errors.Is(runErr, unix.EPIPE) && !errors.Is(runErr, consumer.ErrLost) {
 		return runErr
 	}
 	if !l.Complete() || unfollowed > 0 {
@@ -346,6 +344,8 @@ type statsPrinter struct {
 	events *consumer.Consumer
 	last   consumer.Ledger
 	at     time.Time
+	// Wakeups as of last.
+	wakeups uint64
 }
 
 func newStatsPrinter(w io.Writer, l *attach.Loaded, events *consumer.Consumer) *statsPrinter {
@@ -364,7 +364,8 @@ func (s *statsPrinter) print() {
 	rate := func(n uint64) float64 { return float64(n) / now.Sub(s.at).Seconds() }
 	fill, highest, size := s.events.Fill()
 	percent := func(n uint64) float64 { return 100 * float64(n) / float64(size) }
-	fmt.Fprintf(s.w, "rbtrace: %s: %.0f hits/s, %.0f printed/s, %d lost; ring of %s filled %.1f %%, at most %.1f %%\n",
-		l.Name, rate(t.Hits-before.Hits), rate(l.Printed-s.last.Printed), t.Lost, formatSize(size), percent(fill), percent(highest))
-	s.last, s.at = l, now
+	fmt.Fprintf(s.w, "rbtrace: %s: %.0f hits/s, %.0f printed/s, %d lost, %.0f wakeups/s; ring of %s filled %.1f %%, at most %.1f %%\n",
+		l.Name, rate(t.Hits-before.Hits), rate(l.Printed-s.last.Printed), t.Lost, rate(s.events.Wakeups()-s.wakeups),
+		formatSize(size), percent(fill), percent(highest))
+	s.last, s.at, s.wakeups = l, now, s.events.Wakeups()
 }

@@ -38,8 +38,26 @@ type Options struct {
 	Hook       tracer.HookKind   // only this kind; empty: the first that works
 	Params     map[string]uint64 // by Param.Name
 	RingSize   uint32            // bytes; see ringbuf.ValidSize
+	Wakeup     Wakeup            // when a record wakes the reader
 	KernelBTF  string            // file with the kernel's types, where it has none itself
 	MaxFollows uint32            // processes that can be followed at once; 0: 65536
+}
+
+// WakeupPolicy is enum rb_wakeup_policy of bpf/include/rbtrace/ring.h.
+type WakeupPolicy uint32
+
+// The policies.
+const (
+	WakeupAuto  WakeupPolicy = iota // the kernel's own: a reader that has caught up is woken
+	WakeupEvery                     // each record wakes (BPF_RB_FORCE_WAKEUP)
+	WakeupBytes                     // once Wakeup.Bytes wait; others do not (BPF_RB_NO_WAKEUP)
+	WakeupNever                     // none does: the reader looks by itself
+)
+
+// Wakeup says when a record wakes the reader of the ring.
+type Wakeup struct {
+	Policy WakeupPolicy
+	Bytes  uint64 // of WakeupBytes
 }
 
 // maxFollows bounds the followed processes: more than a machine usually has.
@@ -259,6 +277,7 @@ func (s *Session) setConstants(spec *ebpf.CollectionSpec, t *tracer.Tracer, id u
 	f := s.opts.Filter
 	constants := map[string]any{
 		"rb_tracer": id, "rb_pid": f.PID, "rb_ppid": f.PPID,
+		"rb_wakeup": uint32(s.opts.Wakeup.Policy), "rb_wakeup_bytes": s.opts.Wakeup.Bytes,
 		"rb_by_cgroup": f.Cgroup != "", "rb_by_tree": f.Follow,
 	}
 	if f.UID != nil {

@@ -21,11 +21,11 @@ import (
 )
 
 const (
-	// pace is how long a woken consumer lets records gather before it drains. A
+	// DefaultPace is how long a woken consumer lets records gather before it drains. A
 	// reader that catches up at once makes the producers send a wakeup for almost
 	// every record; one that is behind is sent none, which costs the traced
 	// programs much less. It bounds the delay of an event.
-	pace = time.Millisecond
+	DefaultPace = time.Millisecond
 	// flushAfter bounds the time that a row waits in the sink while the ring never
 	// becomes empty.
 	flushAfter = 50 * time.Millisecond
@@ -37,11 +37,21 @@ const (
 	settleWithin = time.Second
 )
 
+// ErrLost ends Run where Options.FailOnLoss asks for it.
+var ErrLost = errors.New("events were lost")
+
 // Options say what a Consumer does beside moving records.
 type Options struct {
 	MaxEvents  uint64        // end after so many printed; 0: no limit
 	StatsEvery time.Duration // call Stats at this interval; 0: never
 	Stats      func()        // runs between two drains
+	// Pace is how long a woken consumer lets records gather before it drains. 0: none.
+	Pace time.Duration
+	// LookEvery is for programs that suppress wakeups: the consumer then looks at the
+	// ring when it is woken, and at this interval. 0: it looks before it waits.
+	LookEvery time.Duration
+	// FailOnLoss ends Run with ErrLost at the first loss that it finds.
+	FailOnLoss bool
 }
 
 // Counts is what became of one tracer's records in user space:
@@ -85,6 +95,7 @@ type Consumer struct {
 	lastFlush time.Time
 	nextStats time.Time
 	highWater uint64
+	wakeups   uint64
 	unknown   uint64 // records of no tracer of this consumer
 }
 
@@ -147,13 +158,21 @@ func (c *Consumer) Run(ctx context.Context, sink output.Sink) error {
 		if ctx.Err() != nil || c.reached() {
 			return nil
 		}
-		if _, err := c.poller.Wait(c.untilStats()); err != nil {
+		wait := c.poller.Wait
+		if c.opts.LookEvery > 0 {
+			wait = c.poller.WaitWakeup
+		}
+		wake, err := wait(c.untilNext())
+		if err != nil {
 			return fmt.Errorf("waiting for events: %w", err)
+		}
+		if wake == ringbuf.Data {
+			c.wakeups++
 		}
 		c.stats()
 		// A ring that is filling has no time to lose.
-		if c.ring.Avail() < uint64(c.ring.Size())/8 {
-			if _, err := c.poller.Pause(pace); err != nil {
+		if c.opts.Pace > 0 && wake == ringbuf.Data && c.ring.Avail() < uint64(c.ring.Size())/8 {
+			if _, err := c.poller.Pause(c.opts.Pace); err != nil {
 				return fmt.Errorf("waiting for events: %w", err)
 			}
 		}
@@ -181,7 +200,7 @@ func (c *Consumer) Finish(sink output.Sink, balanced func() bool) error {
 		if balanced() || time.Now().After(deadline) {
 			return nil
 		}
-		if _, err := c.poller.Wait(pace); err != nil {
+		if _, err := c.poller.Wait(DefaultPace); err != nil {
 			return fmt.Errorf("waiting for the last events: %w", err)
 		}
 	}
@@ -267,9 +286,13 @@ func (c *Consumer) findLoss(s *source, head *wire.Head) error {
 	}
 	cpu.last = head.Lost
 	cpu.lost += uint64(n)
-	return c.sink.Lost(output.Loss{
+	err := c.sink.Lost(output.Loss{
 		Source: &s.Source, CPU: int(head.Cpu), Lost: uint64(n), After: after, Before: head.Time,
 	})
+	if err == nil && c.opts.FailOnLoss {
+		err = ErrLost
+	}
+	return err
 }
 
 // ShowLosses shows the losses of tracer i that no record came after, and those
@@ -334,11 +357,20 @@ func (c *Consumer) flush() error {
 	return nil
 }
 
-func (c *Consumer) untilStats() time.Duration {
-	if c.nextStats.IsZero() {
-		return -1
+// untilNext returns how long nothing needs to be done if nothing wakes: -1 for
+// ever.
+func (c *Consumer) untilNext() time.Duration {
+	next := time.Duration(-1)
+	if c.opts.LookEvery > 0 {
+		next = c.opts.LookEvery
 	}
-	return max(time.Until(c.nextStats), 0)
+	if !c.nextStats.IsZero() {
+		stats := max(time.Until(c.nextStats), 0)
+		if next < 0 || stats < next {
+			next = stats
+		}
+	}
+	return next
 }
 
 func (c *Consumer) stats() {
@@ -363,6 +395,9 @@ func (c *Consumer) Fill() (now, highest, size uint64) {
 	c.highWater = max(c.highWater, now)
 	return now, c.highWater, uint64(c.ring.Size())
 }
+
+// Wakeups is how often Run was woken, or looked by itself, and found data.
+func (c *Consumer) Wakeups() uint64 { return c.wakeups }
 
 // Stuck reports whether an uncommitted record holds the ring up, and for how
 // long this consumer has known.

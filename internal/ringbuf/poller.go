@@ -171,6 +171,35 @@ func (p *Poller) Wait(timeout time.Duration) (Wake, error) {
 	}
 }
 
+// WaitWakeup commits every ring and waits for a wakeup, an interruption, or the
+// timeout, which must be more than 0, even if there are records to read: it is for
+// programs that decide themselves when their reader is wanted, with
+// BPF_RB_NO_WAKEUP and BPF_RB_FORCE_WAKEUP. The timeout is what bounds the time
+// that a record waits which none of them thought worth a wakeup. A wakeup that came
+// since the last wait counts, also one for records that have been read already.
+func (p *Poller) WaitWakeup(timeout time.Duration) (Wake, error) {
+	if p.interrupted.CompareAndSwap(true, false) {
+		return Interrupted, nil
+	}
+	if _, err := p.look(); err != nil {
+		return 0, err
+	}
+	if err := p.block(max(timeout, 0)); err != nil {
+		return 0, err
+	}
+	if p.interrupted.CompareAndSwap(true, false) {
+		return Interrupted, nil
+	}
+	s, err := p.look()
+	switch {
+	case err != nil:
+		return 0, err
+	case s == ready:
+		return Data, nil
+	}
+	return Timeout, nil
+}
+
 // look publishes the position of every ring, discarded records at the head
 // included, and returns ready if one has a record, else busy if one has a busy
 // head, else drained.

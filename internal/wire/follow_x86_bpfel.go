@@ -59,6 +59,8 @@ const (
 	followVarRbTracer      = "rb_tracer"
 	followVarRbUid         = "rb_uid"
 	followVarRbUnfollowed  = "rb_unfollowed"
+	followVarRbWakeup      = "rb_wakeup"
+	followVarRbWakeupBytes = "rb_wakeup_bytes"
 )
 
 // loadFollow returns the embedded CollectionSpec for follow.
@@ -121,17 +123,19 @@ type followMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type followVariableSpecs struct {
-	FollowExport *ebpf.VariableSpec `ebpf:"follow_export"`
-	RbByCgroup   *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
-	RbByComm     *ebpf.VariableSpec `ebpf:"rb_by_comm"`
-	RbByTree     *ebpf.VariableSpec `ebpf:"rb_by_tree"`
-	RbByUid      *ebpf.VariableSpec `ebpf:"rb_by_uid"`
-	RbComm       *ebpf.VariableSpec `ebpf:"rb_comm"`
-	RbPid        *ebpf.VariableSpec `ebpf:"rb_pid"`
-	RbPpid       *ebpf.VariableSpec `ebpf:"rb_ppid"`
-	RbTracer     *ebpf.VariableSpec `ebpf:"rb_tracer"`
-	RbUid        *ebpf.VariableSpec `ebpf:"rb_uid"`
-	RbUnfollowed *ebpf.VariableSpec `ebpf:"rb_unfollowed"`
+	FollowExport  *ebpf.VariableSpec `ebpf:"follow_export"`
+	RbByCgroup    *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
+	RbByComm      *ebpf.VariableSpec `ebpf:"rb_by_comm"`
+	RbByTree      *ebpf.VariableSpec `ebpf:"rb_by_tree"`
+	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
+	RbComm        *ebpf.VariableSpec `ebpf:"rb_comm"`
+	RbPid         *ebpf.VariableSpec `ebpf:"rb_pid"`
+	RbPpid        *ebpf.VariableSpec `ebpf:"rb_ppid"`
+	RbTracer      *ebpf.VariableSpec `ebpf:"rb_tracer"`
+	RbUid         *ebpf.VariableSpec `ebpf:"rb_uid"`
+	RbUnfollowed  *ebpf.VariableSpec `ebpf:"rb_unfollowed"`
+	RbWakeup      *ebpf.VariableSpec `ebpf:"rb_wakeup"`
+	RbWakeupBytes *ebpf.VariableSpec `ebpf:"rb_wakeup_bytes"`
 }
 
 // followObjects contains all objects after they have been loaded into the kernel.
@@ -173,17 +177,19 @@ func (m *followMaps) Close() error {
 //
 // It can be passed to loadFollowObjects or ebpf.CollectionSpec.LoadAndAssign.
 type followVariables struct {
-	FollowExport *ebpf.Variable `ebpf:"follow_export"`
-	RbByCgroup   *ebpf.Variable `ebpf:"rb_by_cgroup"`
-	RbByComm     *ebpf.Variable `ebpf:"rb_by_comm"`
-	RbByTree     *ebpf.Variable `ebpf:"rb_by_tree"`
-	RbByUid      *ebpf.Variable `ebpf:"rb_by_uid"`
-	RbComm       *ebpf.Variable `ebpf:"rb_comm"`
-	RbPid        *ebpf.Variable `ebpf:"rb_pid"`
-	RbPpid       *ebpf.Variable `ebpf:"rb_ppid"`
-	RbTracer     *ebpf.Variable `ebpf:"rb_tracer"`
-	RbUid        *ebpf.Variable `ebpf:"rb_uid"`
-	RbUnfollowed *ebpf.Variable `ebpf:"rb_unfollowed"`
+	FollowExport  *ebpf.Variable `ebpf:"follow_export"`
+	RbByCgroup    *ebpf.Variable `ebpf:"rb_by_cgroup"`
+	RbByComm      *ebpf.Variable `ebpf:"rb_by_comm"`
+	RbByTree      *ebpf.Variable `ebpf:"rb_by_tree"`
+	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
+	RbComm        *ebpf.Variable `ebpf:"rb_comm"`
+	RbPid         *ebpf.Variable `ebpf:"rb_pid"`
+	RbPpid        *ebpf.Variable `ebpf:"rb_ppid"`
+	RbTracer      *ebpf.Variable `ebpf:"rb_tracer"`
+	RbUid         *ebpf.Variable `ebpf:"rb_uid"`
+	RbUnfollowed  *ebpf.Variable `ebpf:"rb_unfollowed"`
+	RbWakeup      *ebpf.Variable `ebpf:"rb_wakeup"`
+	RbWakeupBytes *ebpf.Variable `ebpf:"rb_wakeup_bytes"`
 }
 
 // followPrograms contains all programs after they have been loaded into the kernel.

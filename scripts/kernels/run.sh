@@ -138,7 +138,7 @@ boot() {
 	)
 	timeout --kill-after=10 "$vm_timeout" qemu-system-x86_64 "${machine[@]}" >"$dir/qemu.log" 2>&1 </dev/null &
 	pid=$!
-	trap 'kill "$pid"' TERM
+	trap 'kill "$pid"' INT TERM # timeout(1) is in a process group of its own, which Ctrl-C does not reach
 	wait "$pid" || status=$?
 	echo "$status" >"$dir/status"
 	printf '%s: machine ended after %ds\n' "$label" "$((SECONDS - start))" >&2

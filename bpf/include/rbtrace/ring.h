@@ -12,6 +12,22 @@
 const volatile __u16 rb_tracer = 0;
 
 /*
+ * When a record wakes the reader. AUTO leaves it to the kernel, which wakes a
+ * reader that has caught up. BYTES forces a wakeup as soon as rb_wakeup_bytes wait,
+ * the record at hand not counted, and suppresses all others; the reader looks at
+ * the ring now and then all the same.
+ */
+enum rb_wakeup_policy {
+	RB_WAKEUP_AUTO,
+	RB_WAKEUP_EVERY,
+	RB_WAKEUP_BYTES,
+	RB_WAKEUP_NEVER,
+};
+
+const volatile __u32 rb_wakeup = RB_WAKEUP_AUTO;
+const volatile __u64 rb_wakeup_bytes = 0;
+
+/*
  * The head of every record. cgroup is the id in the unified (v2) hierarchy.
  * lost is how many events of this tracer this CPU had lost when the record was
  * made (modulo 2^32): where it rises between two records, the loss happened
@@ -93,10 +109,27 @@ static __always_inline void rb_fill_head(struct rb_head *head, const struct rb_l
 	bpf_get_current_comm(head->comm, sizeof(head->comm));
 }
 
+/* The flags of a record's submit or output. */
+static __always_inline __u64 rb_wakeup_flags(void)
+{
+	switch (rb_wakeup) {
+	case RB_WAKEUP_EVERY:
+		return BPF_RB_FORCE_WAKEUP;
+	case RB_WAKEUP_BYTES:
+		if (bpf_ringbuf_query(&rb_ring, BPF_RB_AVAIL_DATA) >= rb_wakeup_bytes)
+			return BPF_RB_FORCE_WAKEUP;
+		return BPF_RB_NO_WAKEUP;
+	case RB_WAKEUP_NEVER:
+		return BPF_RB_NO_WAKEUP;
+	default:
+		return 0;
+	}
+}
+
 /* Copies a record of any size into the ring and enters what became of it. */
 static __always_inline void rb_output(struct rb_ledger *books, void *record, __u64 size)
 {
-	if (bpf_ringbuf_output(&rb_ring, record, size, 0))
+	if (bpf_ringbuf_output(&rb_ring, record, size, rb_wakeup_flags()))
 		RB_COUNT(books, lost);
 	else
 		RB_COUNT(books, submitted);
@@ -113,7 +146,7 @@ static __always_inline void rb_output(struct rb_ledger *books, void *record, __u
 
 static __always_inline void rb_submit(struct rb_ledger *books, void *record)
 {
-	bpf_ringbuf_submit(record, 0);
+	bpf_ringbuf_submit(record, rb_wakeup_flags());
 	RB_COUNT(books, submitted);
 }
 

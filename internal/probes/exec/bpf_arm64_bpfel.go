@@ -97,6 +97,8 @@ const (
 	bpfVarRbPpid         = "rb_ppid"
 	bpfVarRbTracer       = "rb_tracer"
 	bpfVarRbUid          = "rb_uid"
+	bpfVarRbWakeup       = "rb_wakeup"
+	bpfVarRbWakeupBytes  = "rb_wakeup_bytes"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -163,15 +165,17 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	RbByCgroup *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
-	RbByComm   *ebpf.VariableSpec `ebpf:"rb_by_comm"`
-	RbByTree   *ebpf.VariableSpec `ebpf:"rb_by_tree"`
-	RbByUid    *ebpf.VariableSpec `ebpf:"rb_by_uid"`
-	RbComm     *ebpf.VariableSpec `ebpf:"rb_comm"`
-	RbPid      *ebpf.VariableSpec `ebpf:"rb_pid"`
-	RbPpid     *ebpf.VariableSpec `ebpf:"rb_ppid"`
-	RbTracer   *ebpf.VariableSpec `ebpf:"rb_tracer"`
-	RbUid      *ebpf.VariableSpec `ebpf:"rb_uid"`
+	RbByCgroup    *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
+	RbByComm      *ebpf.VariableSpec `ebpf:"rb_by_comm"`
+	RbByTree      *ebpf.VariableSpec `ebpf:"rb_by_tree"`
+	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
+	RbComm        *ebpf.VariableSpec `ebpf:"rb_comm"`
+	RbPid         *ebpf.VariableSpec `ebpf:"rb_pid"`
+	RbPpid        *ebpf.VariableSpec `ebpf:"rb_ppid"`
+	RbTracer      *ebpf.VariableSpec `ebpf:"rb_tracer"`
+	RbUid         *ebpf.VariableSpec `ebpf:"rb_uid"`
+	RbWakeup      *ebpf.VariableSpec `ebpf:"rb_wakeup"`
+	RbWakeupBytes *ebpf.VariableSpec `ebpf:"rb_wakeup_bytes"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -217,15 +221,17 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	RbByCgroup *ebpf.Variable `ebpf:"rb_by_cgroup"`
-	RbByComm   *ebpf.Variable `ebpf:"rb_by_comm"`
-	RbByTree   *ebpf.Variable `ebpf:"rb_by_tree"`
-	RbByUid    *ebpf.Variable `ebpf:"rb_by_uid"`
-	RbComm     *ebpf.Variable `ebpf:"rb_comm"`
-	RbPid      *ebpf.Variable `ebpf:"rb_pid"`
-	RbPpid     *ebpf.Variable `ebpf:"rb_ppid"`
-	RbTracer   *ebpf.Variable `ebpf:"rb_tracer"`
-	RbUid      *ebpf.Variable `ebpf:"rb_uid"`
+	RbByCgroup    *ebpf.Variable `ebpf:"rb_by_cgroup"`
+	RbByComm      *ebpf.Variable `ebpf:"rb_by_comm"`
+	RbByTree      *ebpf.Variable `ebpf:"rb_by_tree"`
+	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
+	RbComm        *ebpf.Variable `ebpf:"rb_comm"`
+	RbPid         *ebpf.Variable `ebpf:"rb_pid"`
+	RbPpid        *ebpf.Variable `ebpf:"rb_ppid"`
+	RbTracer      *ebpf.Variable `ebpf:"rb_tracer"`
+	RbUid         *ebpf.Variable `ebpf:"rb_uid"`
+	RbWakeup      *ebpf.Variable `ebpf:"rb_wakeup"`
+	RbWakeupBytes *ebpf.Variable `ebpf:"rb_wakeup_bytes"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

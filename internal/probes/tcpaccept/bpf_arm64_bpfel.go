@@ -67,6 +67,8 @@ const (
 	bpfVarRbPpid                = "rb_ppid"
 	bpfVarRbTracer              = "rb_tracer"
 	bpfVarRbUid                 = "rb_uid"
+	bpfVarRbWakeup              = "rb_wakeup"
+	bpfVarRbWakeupBytes         = "rb_wakeup_bytes"
 	bpfVarTcpacceptExport       = "tcpaccept_export"
 )
 
@@ -140,6 +142,8 @@ type bpfVariableSpecs struct {
 	RbPpid          *ebpf.VariableSpec `ebpf:"rb_ppid"`
 	RbTracer        *ebpf.VariableSpec `ebpf:"rb_tracer"`
 	RbUid           *ebpf.VariableSpec `ebpf:"rb_uid"`
+	RbWakeup        *ebpf.VariableSpec `ebpf:"rb_wakeup"`
+	RbWakeupBytes   *ebpf.VariableSpec `ebpf:"rb_wakeup_bytes"`
 	TcpacceptExport *ebpf.VariableSpec `ebpf:"tcpaccept_export"`
 }
 
@@ -192,6 +196,8 @@ type bpfVariables struct {
 	RbPpid          *ebpf.Variable `ebpf:"rb_ppid"`
 	RbTracer        *ebpf.Variable `ebpf:"rb_tracer"`
 	RbUid           *ebpf.Variable `ebpf:"rb_uid"`
+	RbWakeup        *ebpf.Variable `ebpf:"rb_wakeup"`
+	RbWakeupBytes   *ebpf.Variable `ebpf:"rb_wakeup_bytes"`
 	TcpacceptExport *ebpf.Variable `ebpf:"tcpaccept_export"`
 }
 
