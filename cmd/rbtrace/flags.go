@@ -47,6 +47,8 @@ type traceFlags struct {
 	wakeup     string
 	stats      seconds
 	failOnLoss bool
+	write      string
+	replay     bool // of a recording: there is nothing to be said of processes here
 	hook       string
 	explain    bool
 	btf        string
@@ -75,6 +77,7 @@ func (f *traceFlags) register(flags *pflag.FlagSet, t *tracer.Tracer) {
 	flags.StringVarP(&f.columns, "columns", "C", "", "columns of the table: a `LIST` instead of the default (pid,args), or changes to it (+cwd,-ppid)")
 	flags.BoolVar(&f.noHeader, "no-header", false, "no header above the table")
 	flags.StringVar(&f.time, "time", field.TimeWall.String(), "`HOW` the table shows times: "+strings.Join(field.TimeModes(), ", "))
+	flags.StringVarP(&f.write, "write", "w", "", "record to `FILE`, for rbtrace replay, and print nothing but the ledger; - is standard output")
 	flags.StringVar(&f.bufferSize, "buffer-size", formatSize(defaultRing), "`SIZE` of the ring buffer: a power of two, such as 512K or 8M")
 	flags.StringVar(&f.wakeup, "wakeup", "auto", "`WHEN` records wake rbtrace: auto (the kernel decides), every, bytes=SIZE (when so much waits), interval=TIME (never: it looks by itself)")
 	flags.BoolVar(&f.failOnLoss, "fail-on-loss", false, "end at the first event that is lost")
@@ -160,7 +163,7 @@ func (f *traceFlags) filter(filter *attach.Filter, changed func(string) bool, wa
 		if pid > math.MaxInt32 {
 			return usagef("--%s: no process has the id %d", name, pid)
 		}
-		if pid != 0 && errors.Is(unix.Kill(int(pid), 0), unix.ESRCH) {
+		if pid != 0 && !f.replay && errors.Is(unix.Kill(int(pid), 0), unix.ESRCH) {
 			warn("--%s: there is no process %d now: waiting for one", name, pid)
 		}
 	}

@@ -74,7 +74,9 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv(bpftest.RequireEnv, os.Getenv(bpftest.RequireEnv))
-			return nil
+			recordings, err := filepath.Abs("../../internal/probes")
+			env.Setenv("RECORDINGS", recordings)
+			return err
 		},
 	})
 }

@@ -59,7 +59,7 @@ error, 3 events were lost.`,
 		cmd.GroupID = tracers
 		root.AddCommand(cmd)
 	}
-	for _, cmd := range []*cobra.Command{newList(s), newQuery(s), newVersion(s)} {
+	for _, cmd := range []*cobra.Command{newList(s), newQuery(s), newReplay(s), newVersion(s)} {
 		cmd.GroupID = others
 		root.AddCommand(cmd)
 	}
@@ -91,6 +91,14 @@ func noArgs(_ *cobra.Command, args []string) error {
 	return nil
 }
 
+// buildVersion is the version as far as it is known.
+func buildVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && version == "devel" && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return version
+}
+
 func newVersion(s streams) *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
@@ -99,12 +107,8 @@ func newVersion(s streams) *cobra.Command {
 		Example: "  rbtrace version",
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			v := version
-			if info, ok := debug.ReadBuildInfo(); ok && v == "devel" && info.Main.Version != "" && info.Main.Version != "(devel)" {
-				v = info.Main.Version
-			}
 			_, err := fmt.Fprintf(s.Out, "rbtrace %s (%s, %s/%s), Linux %s\n",
-				v, runtime.Version(), runtime.GOOS, runtime.GOARCH, kernel.Release())
+				buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH, kernel.Release())
 			return err
 		},
 	}

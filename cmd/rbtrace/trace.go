@@ -49,6 +49,7 @@ func newTrace(s streams, t *tracer.Tracer) *cobra.Command {
 		},
 	}
 	flags.register(cmd.Flags(), t)
+	_ = cmd.MarkFlagFilename("write") // the flag is there
 	complete := func(values ...string) cobra.CompletionFunc {
 		return cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
 	}
@@ -111,6 +112,9 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := r.checkWrite(p); err != nil {
+		return err
+	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	defer watchSignals(end)()
@@ -149,7 +153,10 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	sink, err := r.sink(p, events)
+	sink, err := r.open(p, events, loaded)
+	if sink == nil {
+		return err
+	}
 	if err == nil {
 		err = r.trace(ctx, end, events, sink, c)
 	}
@@ -172,8 +179,9 @@ func (r *traceRun) trace(ctx context.Context, end context.CancelCauseFunc, event
 	if d := time.Duration(r.flags.duration); d > 0 {
 		defer time.AfterFunc(d, func() { end(errDuration) }).Stop()
 	}
-	stop := watchPipe(r.Out, func() { end(errPipe) })
-	defer stop()
+	if r.writesOut() {
+		defer watchPipe(r.Out, func() { end(errPipe) })()
+	}
 	return events.Run(ctx, sink)
 }
 
@@ -182,17 +190,20 @@ func (r *traceRun) sink(p *plan, events *consumer.Consumer) (output.Sink, error)
 	if p.format == output.FormatJSON {
 		return output.NewJSON(r.Out), nil
 	}
-	table := output.NewTable(r.Out, p.style, !r.flags.noHeader, func(l output.Loss) {
-		where := ""
-		if l.CPU >= 0 {
-			where = fmt.Sprintf(" on CPU %d", l.CPU)
-		}
-		r.warn("%s: %d events lost%s", l.Source.Name, l.Lost, where)
-	})
+	table := output.NewTable(r.Out, p.style, !r.flags.noHeader, r.noteLoss)
 	if err := table.Header(events.Source(0)); err != nil {
 		return table, fmt.Errorf("writing the header: %w", err)
 	}
 	return table, nil
+}
+
+// noteLoss tells of a loss where the output has no place for it.
+func (r *traceRun) noteLoss(l output.Loss) {
+	where := ""
+	if l.CPU >= 0 {
+		where = fmt.Sprintf(" on CPU %d", l.CPU)
+	}
+	r.warn("%s: %d events lost%s", l.Source.Name, l.Lost, where)
 }
 
 // settle takes what is left once the probes are detached, shows the ledger, and
@@ -200,11 +211,12 @@ func (r *traceRun) sink(p *plan, events *consumer.Consumer) (output.Sink, error)
 func (r *traceRun) settle(session *attach.Session, events *consumer.Consumer, sink output.Sink, runErr error) error {
 	kernel.Settle()
 	loaded := session.Tracers[0]
+	rec, recorded := sink.(*recorder)
 	var booksErr error
 	ledger := func() *consumer.Ledger {
 		books, err := loaded.Books()
 		booksErr = err
-		return &consumer.Ledger{Name: r.tracer.Name, CPU: books.CPU, Missed: books.Missed, Counts: events.Counts(0)}
+		return &consumer.Ledger{Name: r.tracer.Name, CPU: books.CPU, Missed: books.Missed, Counts: events.Counts(0), Recorded: recorded}
 	}
 	err := events.Finish(sink, func() bool { return ledger().Balanced() })
 	l := ledger()
@@ -227,6 +239,9 @@ func (r *traceRun) settle(session *attach.Session, events *consumer.Consumer, si
 	}
 	if unfollowed > 0 {
 		r.warn("%d processes were not followed: too many at once", unfollowed)
+	}
+	if recorded {
+		runErr = rec.finish(l, unfollowed, runErr)
 	}
 	// A reader that has seen enough is no error.
 	if runErr != nil && !errors.Is(runErr, unix.EPIPE) && !errors.Is(runErr, consumer.ErrLost) {

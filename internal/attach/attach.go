@@ -11,7 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -222,7 +224,8 @@ func (s *Session) openFollow() error {
 	}
 	hook := tracer.Hook{Kind: tracer.Tracepoint}
 	for name := range spec.Programs {
-		hook.Programs = append(hook.Programs, tracer.Program{Name: name})
+		// A fork that is missed is a process not followed.
+		hook.Programs = append(hook.Programs, tracer.Program{Name: name, Prepares: name != "rb_follow_fork"})
 	}
 	if s.follow, err = s.load(spec, hook); err != nil {
 		return fmt.Errorf("following processes: %w", err)
@@ -273,21 +276,33 @@ func (s *Session) open(t *tracer.Tracer, id uint16) (*Loaded, error) {
 	return nil, &NoHookError{Tracer: t, Forced: s.opts.Hook, Attempts: l.Attempts}
 }
 
-func (s *Session) setConstants(spec *ebpf.CollectionSpec, t *tracer.Tracer, id uint16) error {
-	f := s.opts.Filter
-	constants := map[string]any{
-		"rb_tracer": id, "rb_pid": f.PID, "rb_ppid": f.PPID,
-		"rb_wakeup": uint32(s.opts.Wakeup.Policy), "rb_wakeup_bytes": s.opts.Wakeup.Bytes,
+// constants are those that every object has, for the tracer with that id.
+func (o *Options) constants(id uint16) map[string]any {
+	f := o.Filter
+	uid := uint32(0)
+	if f.UID != nil {
+		uid = *f.UID
+	}
+	var comm [16]byte
+	copy(comm[:15], f.Comm)
+	return map[string]any{
+		"rb_tracer": id,
+		"rb_wakeup": uint32(o.Wakeup.Policy), "rb_wakeup_bytes": o.Wakeup.Bytes,
+		"rb_pid": f.PID, "rb_ppid": f.PPID,
+		"rb_by_uid": f.UID != nil, "rb_uid": uid,
+		"rb_by_comm": f.Comm != "", "rb_comm": comm,
 		"rb_by_cgroup": f.Cgroup != "", "rb_by_tree": f.Follow,
 	}
-	if f.UID != nil {
-		constants["rb_by_uid"], constants["rb_uid"] = true, *f.UID
-	}
-	if f.Comm != "" {
-		var comm [16]byte
-		copy(comm[:15], f.Comm)
-		constants["rb_by_comm"], constants["rb_comm"] = true, comm
-	}
+}
+
+// Constants returns the names of the constants that every tracer's object must
+// have, as bpf/include/rbtrace/ring.h and filter.h declare them.
+func Constants() []string {
+	return slices.Sorted(maps.Keys(new(Options).constants(0)))
+}
+
+func (s *Session) setConstants(spec *ebpf.CollectionSpec, t *tracer.Tracer, id uint16) error {
+	constants := s.opts.constants(id)
 	for _, p := range t.Params {
 		if v, ok := s.opts.Params[p.Name]; ok {
 			constants[p.Const] = v
@@ -375,7 +390,8 @@ func (l *Loaded) Books() (Books, error) {
 }
 
 // Unfollowed returns the number of processes that could not be followed since
-// there was no room for them.
+// there was no room for them, and of forks that the kernel did not show, of
+// whichever processes.
 func (s *Session) Unfollowed() (n uint64, err error) {
 	if s.follow == nil {
 		return 0, nil
@@ -383,5 +399,5 @@ func (s *Session) Unfollowed() (n uint64, err error) {
 	if err := s.follow.Variables["rb_unfollowed"].Get(&n); err != nil {
 		return 0, fmt.Errorf("reading how many processes were not followed: %w", err)
 	}
-	return n, nil
+	return n + s.follow.missed(), nil
 }

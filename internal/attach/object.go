@@ -20,7 +20,8 @@ import (
 // object is one loaded BPF object with its programs attached.
 type object struct {
 	*ebpf.Collection
-	links []io.Closer
+	counting []*ebpf.Program // those whose misses are hits missed
+	links    []io.Closer
 	// What the links had missed when they were detached.
 	linksMissed uint64
 }
@@ -69,6 +70,9 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 		}
 	}()
 	for _, p := range hook.Programs {
+		if !p.Prepares {
+			o.counting = append(o.counting, c.Programs[p.Name])
+		}
 		at := spec.Programs[p.Name]
 		for _, place := range append([]string{at.AttachTo}, p.Also...) {
 			l, err := s.attach(c.Programs[p.Name], at, place)
@@ -158,7 +162,7 @@ func (o *object) close() {
 // missed returns the hits for which the kernel did not run a program.
 func (o *object) missed() uint64 {
 	n := o.linksMissed + o.missedByLinks()
-	for _, p := range o.Programs {
+	for _, p := range o.counting {
 		if stats, err := p.Stats(); err == nil { // told since 5.12
 			n += stats.RecursionMisses
 		}

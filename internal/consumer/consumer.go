@@ -52,10 +52,17 @@ type Options struct {
 	LookEvery time.Duration
 	// FailOnLoss ends Run with ErrLost at the first loss that it finds.
 	FailOnLoss bool
+	// Hold is how long records may wait in the sink while the ring is empty. 0: they
+	// are flushed whenever it is.
+	Hold time.Duration
+	// Keep is a filter of user space: it reports whether the event of tracer i is
+	// wanted. nil: all are. A RawSink gets what it drops too.
+	Keep func(i int, head *wire.Head, event []field.Value) bool
 }
 
 // Counts is what became of one tracer's records in user space:
-// Consumed = Printed + Filtered + Undecodable + Unwritten.
+// Consumed = Printed + Filtered + Undecodable + Unwritten. Printed counts those
+// that were recorded, too.
 type Counts struct {
 	Consumed    uint64 // taken out of the ring
 	Printed     uint64 // written to where the sink writes
@@ -63,6 +70,7 @@ type Counts struct {
 	Undecodable uint64
 	Unwritten   uint64 // the sink could not write them: a closed pipe, a full disk
 	Left        uint64 // found in the ring after the end and not consumed
+	Unreadable  uint64 // in damaged parts of a recording
 }
 
 // source is one tracer's records on their way.
@@ -86,6 +94,7 @@ type Consumer struct {
 	poller  *ringbuf.Poller
 	sources []*source
 	sink    output.Sink
+	raw     output.RawSink // sink, if it takes records
 	opts    Options
 
 	wall      int64 // boot clock to Unix time, ns
@@ -116,17 +125,31 @@ func New(m *ebpf.Map, tracers []*tracer.Tracer, columns [][]int, style *field.Ti
 		ring.Close()
 		return nil, fmt.Errorf("preparing to wait for the ring: %w", err)
 	}
-	c := &Consumer{ring: ring, poller: poller, opts: opts, wall: kernel.WallOffset()}
+	c := &Consumer{
+		ring: ring, poller: poller, opts: opts, wall: kernel.WallOffset(),
+		sources: newSources(tracers, columns, style, cpus),
+	}
+	return c, nil
+}
+
+func newSources(tracers []*tracer.Tracer, columns [][]int, style *field.TimeStyle, cpus int) []*source {
+	var sources []*source
 	for i, t := range tracers {
 		d := t.NewDecoder()
 		d.Time().Style = style
-		c.sources = append(c.sources, &source{
+		sources = append(sources, &source{
 			Source:  output.Source{Name: t.Name, Schema: t.Schema, Columns: columns[i], Event: d.Event, Time: d.Time()},
 			decoder: d,
 			cpus:    make([]cpuState, cpus),
 		})
 	}
-	return c, nil
+	return sources
+}
+
+// setSink sets where events go.
+func (c *Consumer) setSink(sink output.Sink) {
+	c.sink = sink
+	c.raw, _ = sink.(output.RawSink)
 }
 
 // Source returns where the events of tracer i come from, as sinks see it.
@@ -134,13 +157,16 @@ func (c *Consumer) Source(i int) *output.Source { return &c.sources[i].Source }
 
 // Close releases the mapping.
 func (c *Consumer) Close() error {
+	if c.ring == nil {
+		return nil
+	}
 	return errors.Join(c.poller.Close(), c.ring.Close())
 }
 
 // Run moves records to sink until ctx is done, until MaxEvents are printed (both
 // nil), or until the ring or the sink fails.
 func (c *Consumer) Run(ctx context.Context, sink output.Sink) error {
-	c.sink = sink
+	c.setSink(sink)
 	c.lastFlush = time.Now()
 	if c.opts.StatsEvery > 0 {
 		c.nextStats = c.lastFlush.Add(c.opts.StatsEvery)
@@ -152,10 +178,13 @@ func (c *Consumer) Run(ctx context.Context, sink output.Sink) error {
 		if err := c.drain(ctx); err != nil {
 			return err
 		}
-		if err := c.flush(); err != nil {
-			return err
+		ended := ctx.Err() != nil || c.reached()
+		if ended || time.Since(c.lastFlush) >= c.opts.Hold {
+			if err := c.flush(); err != nil {
+				return err
+			}
 		}
-		if ctx.Err() != nil || c.reached() {
+		if ended {
 			return nil
 		}
 		wait := c.poller.Wait
@@ -186,7 +215,7 @@ func (c *Consumer) Run(ctx context.Context, sink output.Sink) error {
 // Where Run ended early, because enough was printed or the sink failed, what is
 // in the ring is counted as left.
 func (c *Consumer) Finish(sink output.Sink, balanced func() bool) error {
-	c.sink = sink
+	c.setSink(sink)
 	deadline := time.Now().Add(settleWithin)
 	for {
 		err := c.drain(context.Background())
@@ -227,7 +256,7 @@ func (c *Consumer) drain(ctx context.Context) error {
 			if ctx.Err() != nil {
 				break
 			}
-			if time.Since(c.lastFlush) >= flushAfter {
+			if time.Since(c.lastFlush) >= max(flushAfter, c.opts.Hold) {
 				if err := c.flush(); err != nil {
 					return err
 				}
@@ -250,15 +279,30 @@ func (c *Consumer) take(record []byte) error {
 		return nil
 	}
 	s.counts.Consumed++
-	if err := c.findLoss(s, head); err != nil {
+	lossErr := c.findLoss(s, head) // the record is there all the same
+	if err := c.show(s, head, record); err != nil {
 		return err
 	}
-	if err := s.decoder.Decode(record, c.wall); err != nil {
-		s.counts.Undecodable++
-		return nil
+	return lossErr
+}
+
+// show gives one record, or its event, to the sink, and counts it.
+func (c *Consumer) show(s *source, head *wire.Head, record []byte) error {
+	if c.raw == nil {
+		if err := s.decoder.Decode(record, c.wall); err != nil {
+			s.counts.Undecodable++
+			return nil
+		}
+		if c.opts.Keep != nil && !c.opts.Keep(int(head.Tracer), head, s.Event) {
+			s.counts.Filtered++
+			return nil
+		}
 	}
 	c.accepted++
 	c.pending = append(c.pending, head.Tracer)
+	if c.raw != nil {
+		return c.raw.Record(record, c.wall)
+	}
 	return c.sink.Event(&s.Source)
 }
 
@@ -348,7 +392,7 @@ func (c *Consumer) flush() error {
 	c.pending = c.pending[:0]
 	// The wall clock may have been set. Less than a millisecond is the noise of
 	// reading two clocks, or slewing.
-	if wall := kernel.WallOffset(); max(wall-c.wall, c.wall-wall) > int64(time.Millisecond) {
+	if wall := kernel.WallOffset(); c.ring != nil && max(wall-c.wall, c.wall-wall) > int64(time.Millisecond) {
 		c.wall = wall
 	}
 	if err != nil {
@@ -368,6 +412,12 @@ func (c *Consumer) untilNext() time.Duration {
 		stats := max(time.Until(c.nextStats), 0)
 		if next < 0 || stats < next {
 			next = stats
+		}
+	}
+	if len(c.pending) > 0 {
+		hold := max(time.Until(c.lastFlush.Add(c.opts.Hold)), 0)
+		if next < 0 || hold < next {
+			next = hold
 		}
 	}
 	return next

@@ -17,6 +17,8 @@ type Ledger struct {
 	// lost, and in no CPU's books.
 	Missed uint64
 	Counts
+	// Recorded says that Printed counts records that went into a recording.
+	Recorded bool
 }
 
 // Total returns the sum of all CPUs, with what was missed as hits that were lost.
@@ -33,8 +35,8 @@ func (l *Ledger) Total() wire.Ledger {
 }
 
 // Balanced reports whether the books add up: hits = filtered + lost + discarded +
-// submitted on every CPU, submitted = consumed + left, and consumed = printed +
-// filtered + undecodable + unwritten. While programs or records are under way
+// submitted on every CPU, submitted = consumed + left + unreadable, and consumed =
+// printed + filtered + undecodable + unwritten. While programs or records are under way
 // they do not.
 func (l *Ledger) Balanced() bool {
 	for _, c := range l.CPU {
@@ -42,22 +44,26 @@ func (l *Ledger) Balanced() bool {
 			return false
 		}
 	}
-	return l.Total().Submitted == l.Consumed+l.Left &&
+	return l.Total().Submitted == l.Consumed+l.Left+l.Unreadable &&
 		l.Consumed == l.Printed+l.Counts.Filtered+l.Undecodable+l.Unwritten
 }
 
 // Complete reports whether all wanted events were shown, as far as they were
-// asked for: none lost, none undecodable.
+// asked for: none lost, none undecodable or unreadable.
 func (l *Ledger) Complete() bool {
-	return l.Total().Lost == 0 && l.Undecodable == 0
+	return l.Total().Lost == 0 && l.Undecodable == 0 && l.Unreadable == 0
 }
 
 // String returns the books in one line.
 func (l *Ledger) String() string {
 	t := l.Total()
+	shown := "printed"
+	if l.Recorded {
+		shown = "recorded"
+	}
 	var s strings.Builder
-	fmt.Fprintf(&s, "%s: %d hits = %d filtered + %d lost + %d discarded + %d submitted; %d submitted = %d printed",
-		l.Name, t.Hits, t.Filtered, t.Lost, t.Discarded, t.Submitted, t.Submitted, l.Printed)
+	fmt.Fprintf(&s, "%s: %d hits = %d filtered + %d lost + %d discarded + %d submitted; %d submitted = %d %s",
+		l.Name, t.Hits, t.Filtered, t.Lost, t.Discarded, t.Submitted, t.Submitted, l.Printed, shown)
 	for _, more := range []struct {
 		n    uint64
 		what string
@@ -66,6 +72,7 @@ func (l *Ledger) String() string {
 		{l.Undecodable, "undecodable"},
 		{l.Unwritten, "not written"},
 		{l.Left, "left in the ring"},
+		{l.Unreadable, "not readable"},
 	} {
 		if more.n > 0 {
 			fmt.Fprintf(&s, " + %d %s", more.n, more.what)

@@ -47,6 +47,15 @@ type Sink interface {
 	Written() uint64
 }
 
+// RawSink is a Sink that takes records as the kernel wrote them, whether they can
+// be decoded or not, instead of events.
+type RawSink interface {
+	Sink
+	// Record appends a record. wall is what to add to its boot clock to get Unix
+	// time, in ns. The record is the caller's again when it returns.
+	Record(record []byte, wall int64) error
+}
+
 // flushAt is how much is gathered before it is written without a Flush.
 const flushAt = 64 << 10
 

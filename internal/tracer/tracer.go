@@ -49,6 +49,9 @@ type Program struct {
 	// Also are more places of the same kind to attach to, written as behind the
 	// slash of an ELF section: "syscalls/sys_exit_execveat".
 	Also []string
+	// Prepares says that the program makes no events and counts no hits itself: what
+	// it misses, the one that does enters as lost.
+	Prepares bool
 }
 
 // Param is a flag of one tracer's own. Its value becomes a constant of the BPF
@@ -59,7 +62,10 @@ type Param struct {
 	Value string // what the help calls the value: PORT
 	Usage string
 	Const string // the C constant that takes it
-	Max   uint64 // the largest value; the smallest is 1
+	// Column is the key of the number that must equal the value: replay filters by
+	// it. Empty: replay does not have the flag.
+	Column string
+	Max    uint64 // the largest value; the smallest is 1
 }
 
 // Example is a command line and what it is for.
@@ -110,6 +116,7 @@ type Tracer struct {
 	// WireSize is the size of the wire type: a record is never shorter.
 	WireSize int
 
+	wireType   reflect.Type
 	newDecoder func() *Decoder
 }
 
@@ -134,6 +141,7 @@ func New[W, E any](def Def[W, E]) *Tracer {
 		Columns: def.Columns, FailedColumns: def.FailedColumns,
 		Schema:   schema,
 		WireSize: int(reflect.TypeFor[W]().Size()),
+		wireType: reflect.TypeFor[W](),
 	}
 	for _, key := range slices.Concat(t.Columns, t.FailedColumns) {
 		if schema.Index(key) < 0 {

@@ -19,7 +19,7 @@ type Event struct {
 	PComm     field.Comm   `json:"pcomm" col:"PCOMM,w=15" doc:"the parent's name"`
 	Ret       field.Int32  `json:"ret" col:"RET,w=4,right" doc:"what the call returned: 0, or the negative error number"`
 	Errno     field.Errno  `json:"errno" col:"ERR,w=12" doc:"the error's name, empty when there was none"`
-	File      field.Text   `json:"file" col:"FILE,w=28" doc:"what the caller asked for: the path as given, relative to cwd unless absolute; by way of a descriptor (fexecve) the path of what it refers to"`
+	File      field.Text   `json:"file" col:"FILE,w=24" doc:"what the caller asked for: the path as given, relative to cwd unless absolute; by way of a descriptor (fexecve) the path of what it refers to"`
 	Exe       field.Text   `json:"exe" col:"EXE,w=28" doc:"absolute path of the image that runs, as /proc/PID/exe shows it: for a script its interpreter; empty for a failed call"`
 	Cwd       field.Text   `json:"cwd" col:"CWD,w=24" doc:"working directory"`
 	Argc      field.Uint32 `json:"argc" col:"ARGC,w=4,right" doc:"number of arguments; of a failed call whose arguments were cut, of those that are here"`
@@ -59,12 +59,12 @@ the caller's.`,
 		{Kind: tracer.Tracepoint, Programs: []tracer.Program{{Name: bpfProgRbExec}}},
 		{Kind: tracer.Tracepoint, Failed: true, Programs: []tracer.Program{
 			{Name: bpfProgRbExecExit, Also: []string{"syscalls/sys_exit_execveat"}},
-			{Name: bpfProgRbExecEnter},
-			{Name: bpfProgRbExecAtEnter},
+			{Name: bpfProgRbExecEnter, Prepares: true},
+			{Name: bpfProgRbExecAtEnter, Prepares: true},
 		}},
 	},
 	Columns:       []string{"time", "pid", "ppid", "pcomm", "comm", "args"},
-	FailedColumns: []string{"time", "pid", "ppid", "comm", "errno", "file", "args"},
+	FailedColumns: []string{"time", "pid", "comm", "errno", "file", "args"},
 	Decode:        decode,
 })
 

@@ -18,7 +18,7 @@ type Event struct {
 	IP    field.Uint16 `json:"ip" col:"IP,w=2" doc:"version of the protocol on the wire, 4 or 6"`
 	RAddr field.Addr   `json:"raddr" col:"RADDR,w=15" doc:"remote address"`
 	RPort field.Port   `json:"rport" col:"RPORT,w=5,right" doc:"remote port"`
-	LAddr field.Addr   `json:"laddr" col:"LADDR,w=15" doc:"local address"`
+	LAddr field.Addr   `json:"laddr" col:"LADDR,w=12" doc:"local address"`
 	LPort field.Port   `json:"lport" col:"LPORT,w=5,right" doc:"local port"`
 }
 
@@ -43,7 +43,7 @@ or by a kretprobe.`,
 	},
 	Columns: []string{"time", "pid", "comm", "ip", "raddr", "rport", "laddr", "lport"},
 	Params: []tracer.Param{{
-		Name: "port", Value: "PORT", Usage: "only connections to this local port", Const: bpfVarPort, Max: 65535,
+		Name: "port", Value: "PORT", Usage: "only connections to this local port", Const: bpfVarPort, Max: 65535, Column: "lport",
 	}},
 	Decode: decode,
 })

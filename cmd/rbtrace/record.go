@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/term"
+
+	"github.com/rbtrace/rbtrace/internal/attach"
+	"github.com/rbtrace/rbtrace/internal/capture"
+	"github.com/rbtrace/rbtrace/internal/consumer"
+	"github.com/rbtrace/rbtrace/internal/kernel"
+	"github.com/rbtrace/rbtrace/internal/output"
+)
+
+// recordEvery is how often what was gathered is written to a file: what a crash
+// of the machine, or a kill, may cost.
+const recordEvery = time.Second
+
+// checkWrite checks --write, and what goes with it.
+func (r *traceRun) checkWrite(p *plan) error {
+	if !r.changed("write") {
+		return nil
+	}
+	if r.flags.write == "" {
+		return usagef("--write: want a file, or - for standard output")
+	}
+	for _, name := range []string{"output", "columns", "no-header", "time"} {
+		if r.changed(name) {
+			return usagef("--%s: nothing is printed while --write records: give it to rbtrace replay", name)
+		}
+	}
+	p.consume.Hold = recordEvery
+	if r.flags.write != "-" {
+		return nil
+	}
+	if term.IsTerminal(int(r.Out.Fd())) {
+		return usagef("--write: a recording is not for a terminal: name a file, or send standard output to one")
+	}
+	if info, err := r.Out.Stat(); err == nil && !info.Mode().IsRegular() {
+		p.consume.Hold = 0 // somebody may be looking
+	}
+	return nil
+}
+
+// writesOut reports whether events or records go to standard output.
+func (r *traceRun) writesOut() bool { return r.flags.write == "" || r.flags.write == "-" }
+
+// recorder is the sink of --write.
+type recorder struct {
+	*capture.Writer
+	name   string
+	file   *os.File // nil: standard output
+	notice func(output.Loss)
+}
+
+// Event implements output.Sink. A recorder is a RawSink and gets no events.
+func (r *recorder) Event(*output.Source) error { return nil }
+
+// Record implements output.RawSink.
+func (r *recorder) Record(record []byte, wall int64) error {
+	return recording(r.Writer.Record(record, wall))
+}
+
+// Flush implements output.Sink.
+func (r *recorder) Flush() error { return recording(r.Writer.Flush()) }
+
+func recording(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("recording: %w", err)
+}
+
+// Lost implements output.Sink. In the recording the records tell of losses.
+func (r *recorder) Lost(l output.Loss) error {
+	r.notice(l)
+	return nil
+}
+
+// open begins to record, or to print.
+func (r *traceRun) open(p *plan, events *consumer.Consumer, loaded *attach.Loaded) (output.Sink, error) {
+	if r.flags.write == "" {
+		return r.sink(p, events)
+	}
+	meta, err := newMeta(r.flags.failed, loaded)
+	if err != nil {
+		return nil, err
+	}
+	rec := &recorder{name: "standard output", notice: r.noteLoss}
+	var w io.Writer = struct{ io.Writer }{r.Out} // not ours to shorten
+	if r.flags.write != "-" {
+		rec.name = r.flags.write
+		// Arguments of other people's programs are nobody else's business.
+		if rec.file, err = os.OpenFile(rec.name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
+			return nil, fmt.Errorf("--write: %w", err)
+		}
+		w = rec.file
+	}
+	if rec.Writer, err = capture.NewWriter(w, meta); rec.Writer == nil {
+		return nil, err
+	}
+	return rec, err
+}
+
+func newMeta(failed bool, loaded *attach.Loaded) (*capture.Meta, error) {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("counting the CPUs: %w", err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("asking for the host's name: %w", err)
+	}
+	now := time.Now()
+	return &capture.Meta{
+		Version: buildVersion(), Args: os.Args[1:], Host: host, Kernel: kernel.Release(), Arch: runtime.GOARCH,
+		PageSize: os.Getpagesize(), CPUs: cpus,
+		Start: now.UTC(), StartBoot: now.UnixNano() - kernel.WallOffset(),
+		Tracers: []capture.Tracer{{
+			Name: loaded.Tracer.Name, Failed: failed, Hook: string(loaded.Hook), Layout: loaded.Tracer.Layout(),
+		}},
+	}, nil
+}
+
+// finish ends the recording with the books. err is what tracing ended with; it
+// comes back with what went wrong here.
+func (r *recorder) finish(l *consumer.Ledger, unfollowed uint64, err error) error {
+	books := capture.Books{
+		Missed: l.Missed, Consumed: l.Consumed, Recorded: l.Printed, Unwritten: l.Unwritten, Left: l.Left,
+	}
+	for _, c := range l.CPU {
+		books.CPU = append(books.CPU, capture.Ledger{
+			Hits: c.Hits, Filtered: c.Filtered, Lost: c.Lost, Discarded: c.Discarded, Submitted: c.Submitted,
+		})
+	}
+	end := &capture.End{Time: time.Now().UTC(), Unfollowed: unfollowed, Tracers: []capture.Books{books}}
+	if err != nil && !errors.Is(err, consumer.ErrLost) {
+		end.Error = err.Error()
+	}
+	closeErr := r.Close(end)
+	if closeErr != nil && err != nil && errors.Is(err, closeErr) {
+		closeErr = nil // told already
+	}
+	if r.file != nil {
+		closeErr = errors.Join(closeErr, r.file.Close())
+	}
+	if closeErr != nil {
+		err = errors.Join(err, fmt.Errorf("ending the recording: %w", closeErr))
+	}
+	if end.Error != "" && r.file != nil && r.Written() > 0 {
+		err = fmt.Errorf("%w\n%s holds the %d events before that, readable by rbtrace replay", err, r.name, r.Written())
+	}
+	return err
+}

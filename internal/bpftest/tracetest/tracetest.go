@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package tracetest runs tracers for tests the way the command does, checks that
+// the ledger adds up, and returns the events as they are in the JSON stream.
+package tracetest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/rbtrace/rbtrace/internal/attach"
+	"github.com/rbtrace/rbtrace/internal/bpftest"
+	"github.com/rbtrace/rbtrace/internal/consumer"
+	"github.com/rbtrace/rbtrace/internal/field"
+	"github.com/rbtrace/rbtrace/internal/kernel"
+	"github.com/rbtrace/rbtrace/internal/output"
+	"github.com/rbtrace/rbtrace/internal/tracer"
+)
+
+// ringSize is that of sessions whose options leave it open: room for the whole
+// workload of any test.
+const ringSize = 8 << 20
+
+// Event is an object of the JSON stream. Its values are string, int64, bool and
+// []string. Under Raw it has what JSON cannot carry.
+type Event map[string]any
+
+// Raw is a key of Event: a map of strings with the bytes, valid UTF-8 or not, of
+// names, paths and arguments. These are as in /proc/PID/cmdline.
+const Raw = "raw"
+
+// Sink writes JSON to memory.
+type Sink struct {
+	*output.JSON
+	buf  bytes.Buffer
+	raws []map[string]string
+}
+
+// NewSink returns an empty Sink.
+func NewSink() *Sink {
+	s := &Sink{}
+	s.JSON = output.NewJSON(&s.buf)
+	return s
+}
+
+// Event implements output.Sink.
+func (s *Sink) Event(source *output.Source) error {
+	raw := make(map[string]string)
+	for i, v := range source.Event {
+		key := source.Schema[i].Key
+		switch v := v.(type) {
+		case *field.Text:
+			raw[key] = string(*v)
+		case *field.Comm:
+			raw[key] = string(v.Bytes())
+		case *field.Args:
+			raw[key] = string(v.Raw)
+		}
+	}
+	s.raws = append(s.raws, raw)
+	return s.JSON.Event(source)
+}
+
+// Lines returns the objects that were written, and those among them that are
+// events.
+func (s *Sink) Lines(tb testing.TB) (lines, events []Event) {
+	tb.Helper()
+	if !utf8.Valid(s.buf.Bytes()) {
+		tb.Error("the JSON stream is not UTF-8")
+	}
+	for line := range bytes.Lines(s.buf.Bytes()) {
+		var e Event
+		d := json.NewDecoder(bytes.NewReader(line))
+		d.UseNumber()
+		if err := d.Decode(&e); err != nil || line[len(line)-1] != '\n' {
+			tb.Fatalf("line %q: %v", line, err)
+		}
+		for key, v := range e {
+			e[key] = plain(tb, v)
+		}
+		lines = append(lines, e)
+		if e["type"] != "lost" {
+			if len(events) >= len(s.raws) {
+				tb.Fatalf("%d events in the JSON stream, and more", len(events))
+			}
+			e[Raw] = s.raws[len(events)]
+			events = append(events, e)
+		}
+	}
+	return lines, events
+}
+
+// plain turns what encoding/json makes of a value into what Event promises.
+func plain(tb testing.TB, v any) any {
+	tb.Helper()
+	switch v := v.(type) {
+	case json.Number:
+		n, err := v.Int64()
+		if err != nil {
+			tb.Errorf("number %s: %v", v, err)
+		}
+		return n
+	case []any:
+		strs := []string{}
+		for _, v := range v {
+			strs = append(strs, v.(string))
+		}
+		return strs
+	}
+	return v
+}
+
+// Session is tracers at work.
+type Session struct {
+	*attach.Session
+	*consumer.Consumer
+	*Sink
+	tracers []*tracer.Tracer
+	end     context.CancelFunc
+	ran     chan error
+}
+
+// Open attaches tracers. It skips the test where the machine does not allow it,
+// as bpftest.Require does. The consumer does not run yet.
+func Open(tb testing.TB, opts attach.Options, tracers ...*tracer.Tracer) *Session {
+	tb.Helper()
+	bpftest.Require(tb)
+	if opts.RingSize == 0 {
+		opts.RingSize = ringSize
+	}
+	s := &Session{tracers: tracers, Sink: NewSink()}
+	var err error
+	if s.Session, err = attach.Open(tracers, opts); err != nil {
+		var noHook *attach.NoHookError
+		if errors.As(err, &noHook) && os.Getenv(bpftest.KernelEnv) == "" {
+			tb.Skip(err) // no privilege can help
+		}
+		tb.Fatal(err)
+	}
+	tb.Cleanup(s.Session.Close)
+	columns := make([][]int, len(tracers))
+	style := field.NewTimeStyle(field.TimeWall, nil)
+	if s.Consumer, err = consumer.New(s.Ring(), tracers, columns, style, consumer.Options{}); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		s.stop()
+		if err := s.Consumer.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return s
+}
+
+// Start lets the consumer run.
+func (s *Session) Start() {
+	ctx, end := context.WithCancel(context.Background())
+	s.end, s.ran = end, make(chan error, 1)
+	go func() { s.ran <- s.Run(ctx, s.Sink) }()
+}
+
+// Drain takes what is in the ring, where the consumer does not run.
+func (s *Session) Drain(tb testing.TB) {
+	tb.Helper()
+	ctx, end := context.WithCancel(context.Background())
+	end()
+	if err := s.Run(ctx, s.Sink); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// stop ends the consumer if it runs.
+func (s *Session) stop() error {
+	if s.end == nil {
+		return nil
+	}
+	s.end()
+	s.end = nil
+	return <-s.ran
+}
+
+// Result is what a trace brought.
+type Result struct {
+	Lines  []Event // of the JSON stream
+	Events []Event // those of them that are events
+	Lost   int64   // the sum of what the others say
+	Ledger []*consumer.Ledger
+}
+
+// Finish detaches, takes the last events, and fails the test where the ledgers
+// do not add up or differ from the JSON stream.
+func (s *Session) Finish(tb testing.TB) *Result {
+	tb.Helper()
+	err := s.stop()
+	s.Detach()
+	kernel.Settle()
+	r := &Result{}
+	ledgers := func() bool {
+		r.Ledger = r.Ledger[:0]
+		balanced := true
+		for i, t := range s.tracers {
+			books, berr := s.Tracers[i].Books()
+			if berr != nil {
+				tb.Fatal(berr)
+			}
+			l := &consumer.Ledger{Name: t.Name, CPU: books.CPU, Missed: books.Missed, Counts: s.Counts(i)}
+			balanced = balanced && l.Balanced()
+			r.Ledger = append(r.Ledger, l)
+		}
+		return balanced
+	}
+	err = errors.Join(err, s.Consumer.Finish(s.Sink, ledgers))
+	balanced := ledgers()
+	for i, l := range r.Ledger {
+		err = errors.Join(err, s.ShowLosses(i, l.CPU, l.Missed))
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	r.Lines, r.Events = s.Lines(tb)
+	var printed, lost uint64
+	for _, l := range r.Ledger {
+		tb.Log(l)
+		printed += l.Printed
+		lost += l.Total().Lost
+	}
+	for _, e := range r.Lines {
+		if e["type"] == "lost" {
+			r.Lost += e["lost"].(int64)
+		}
+	}
+	if !balanced || printed != uint64(len(r.Events)) || lost != uint64(r.Lost) || s.Unknown() != 0 {
+		tb.Errorf("the books do not add up: balanced %v, %d printed of which the stream has %d, %d lost of which it tells %d, %d unknown:\n%+v",
+			balanced, printed, len(r.Events), lost, r.Lost, s.Unknown(), r.Ledger)
+	}
+	return r
+}
+
+// Trace runs workload while t is attached, and returns the events. None may be
+// lost.
+func Trace(tb testing.TB, t *tracer.Tracer, opts attach.Options, workload func()) []Event {
+	tb.Helper()
+	s := Open(tb, opts, t)
+	s.Start()
+	workload()
+	r := s.Finish(tb)
+	if r.Lost != 0 {
+		tb.Errorf("%d events were lost", r.Lost)
+	}
+	return r.Events
+}
+
+// Same fails the test where events are not as many as want, or one of them has
+// other values for the keys of its want.
+func Same(tb testing.TB, events, want []Event) {
+	tb.Helper()
+	if len(events) != len(want) {
+		tb.Errorf("%d events, want %d", len(events), len(want))
+	}
+	for i, w := range want[:min(len(want), len(events))] {
+		if diff := events[i].Diff(w); diff != "" {
+			tb.Errorf("event %d: %s", i, diff)
+		}
+	}
+}
+
+// Diff says which of want's keys, and of its Raw, have other values in e.
+func (e Event) Diff(want Event) string {
+	var b strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(want)) {
+		got, want := e[key], want[key]
+		if raw, ok := want.(map[string]string); ok {
+			for k, w := range raw {
+				if g := got.(map[string]string)[k]; g != w {
+					fmt.Fprintf(&b, "\n  %s, of %d bytes: %.100q\n  want %d bytes: %.100q", k, len(g), g, len(w), w)
+				}
+			}
+			continue
+		}
+		if !reflect.DeepEqual(got, want) {
+			fmt.Fprintf(&b, "\n  %s: %.100q\n  want %.100q", key, fmt.Sprint(got), fmt.Sprint(want))
+		}
+	}
+	return b.String()
+}
+
+// Text is what JSON makes of a name that need not be UTF-8.
+func Text[T string | []byte](s T) string { return string([]rune(string(s))) }

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Makes the recordings that the golden tests of exec replay, anew (as root):
+#
+#	scripts/recordings.sh && go test ./internal/probes -run Golden -update
+#
+# Nothing in them tells of the machine: a host name of their own, / as the working directory.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+dir=$PWD/internal/probes
+bin=$(mktemp -d /tmp/rbtrace.XXXXXX)
+trap 'rm -rf "$bin" /tmp/golden' EXIT
+CGO_ENABLED=0 go build -trimpath -o "$bin/rbtrace" ./cmd/rbtrace
+mkdir -p "$dir/exec/testdata"
+
+# Everything that runs is in /tmp/golden, which must not be there.
+mkdir /tmp/golden
+cp /bin/true $'/tmp/golden/a \e]0;b\a\n\xff' # a title for the terminal, a newline, no UTF-8
+printf '#!/bin/sh\n' >/tmp/golden/script
+printf 'no program\n' >/tmp/golden/data
+chmod 755 /tmp/golden/script
+
+record() {
+	# shellcheck disable=SC2016 # the inner shell expands
+	unshare --uts sh -c 'hostname golden && cd / && exec env -i PATH=/usr/bin:/bin "$@"' record \
+		"$bin/rbtrace" exec "$@"
+}
+
+# shellcheck disable=SC2016
+record -w - -- sh -c '
+	/bin/true
+	/bin/true "" "a b" "\"\\" "$(printf "\033[31m\n\377")" "$(printf "\342\200\256abc \357\273\277")"
+	/bin/true "$(head -c 40000 /dev/zero | tr "\0" x)" behind # cut at 32 KiB
+	/tmp/golden/script 1 2
+	/tmp/golden/a*
+	cd /tmp/golden && ./script
+	setpriv --reuid=65534 --regid=65534 --clear-groups id >&2
+' >"$dir/exec/testdata/exec.rbt"
+# shellcheck disable=SC2016
+record --failed -w - -- sh -c '
+	/nothing 1 2 2>&-
+	/tmp/golden/data 2>&-
+	/tmp 2>&-
+	"$(printf "/tmp/\033]0;b\007\n\377")" "$(printf "\033[31m")" 2>&-
+	cd /tmp/golden && ./data/x 2>&-
+	:
+' >"$dir/exec/testdata/failed.rbt"
