@@ -59,7 +59,7 @@ error, 3 events were lost.`,
 		cmd.GroupID = tracers
 		root.AddCommand(cmd)
 	}
-	for _, cmd := range []*cobra.Command{newList(s), newQuery(s), newReplay(s), newVersion(s)} {
+	for _, cmd := range []*cobra.Command{newList(s), newQuery(s), newReplay(s), newBench(s), newVersion(s)} {
 		cmd.GroupID = others
 		root.AddCommand(cmd)
 	}
