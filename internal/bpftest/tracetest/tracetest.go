@@ -154,7 +154,7 @@ func Open(tb testing.TB, opts attach.Options, tracers ...*tracer.Tracer) *Sessio
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
-		s.stop()
+		_ = s.stop() // told before, where it matters
 		if err := s.Consumer.Close(); err != nil {
 			tb.Error(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"strings"
@@ -365,9 +366,7 @@ func TestFields(t *testing.T) {
 			want := wantOf(reports[i])
 			want["file"] = dirs[i] + "/prog"
 			if f.want != nil {
-				for key, v := range f.want(dirs[i]) {
-					want[key] = v
-				}
+				maps.Copy(want, f.want(dirs[i]))
 			}
 			all, n := events[reports[i].PID], 1
 			if f.stage != nil {

@@ -45,12 +45,11 @@ func inCgroup(t *testing.T, dir string) *syscall.ProcAttr {
 	return &syscall.ProcAttr{Sys: &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.Fd())}}
 }
 
-// execs are children of this process that each exec a quick program n times, or
+// execs are children of this process that each exec a quick program many times, or
 // fail to.
 type execs struct {
 	attr *syscall.ProcAttr
 	name string // the program's name, and with it the task's; a failed call's is that of the caller
-	n    int
 }
 
 func TestFilters(t *testing.T) {

@@ -130,7 +130,7 @@ func TestAccept(t *testing.T) {
 			runtime.LockOSThread() // for comm and tid
 			defer runtime.UnlockOSThread()
 			check(t, os.WriteFile("/proc/thread-self/comm", []byte("rbtrace-accept"), 0o644))
-			defer os.WriteFile("/proc/thread-self/comm", []byte("rbtrace-test"), 0o644)
+			defer func() { check(t, os.WriteFile("/proc/thread-self/comm", []byte("rbtrace-test"), 0o644)) }()
 
 			t.Run("addresses", func(t *testing.T) {
 				runtime.LockOSThread()
