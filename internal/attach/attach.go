@@ -372,10 +372,10 @@ func (s *Session) Close() {
 // have.
 type Books struct {
 	CPU []wire.Ledger
-	// Missed are the hits for which the kernel did not run the program: because the
-	// CPU was inside it already (recursion_misses of the program), or because a
-	// kretprobe had too many calls under way (told by the kernel since 6.7). They
-	// are part of no CPU's entry.
+	// Missed are the hits, wanted or not, for which the kernel did not run the
+	// program: because the CPU was inside it already (recursion_misses of the
+	// program), or because a kretprobe had too many calls under way (told by the
+	// kernel since 6.7). They are part of no CPU's entry.
 	Missed uint64
 }
 

@@ -148,8 +148,8 @@ func arguments(size int) []string {
 
 func file(path string) func(string) event {
 	return func(dir string) event {
-		if strings.HasPrefix(path, "DIR") {
-			path = dir + path[3:]
+		if rest, ok := strings.CutPrefix(path, "DIR"); ok {
+			return event{"file": dir + rest}
 		}
 		return event{"file": path}
 	}

@@ -262,7 +262,11 @@ func blocked(t *testing.T, kind tracer.HookKind) {
 	if v, err := kernel.ParseVersion(kernel.Release()); kind == tracer.Kprobe && err == nil {
 		tells = !v.Less(kernel.Version{Major: 6, Minor: 7})
 	}
-	if kind == tracer.Fentry && len(all) != 0 || tells && int(r.Lost) != len(all) {
+	// It may tell of more: a signal, such as the one by which Go preempts a thread,
+	// makes accept return and be called again, and that hit is missed as well, although
+	// it would have shown nothing.
+	exact := kind == tracer.Fentry && len(all) == 0 && r.Lost == 0
+	if !exact && (kind == tracer.Fentry || tells && int(r.Lost) < len(all)) {
 		t.Errorf("%d of %d connections not seen, and %d told as lost", len(all), n, r.Lost)
 	}
 }

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package consumer_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/rbtrace/rbtrace/internal/bpftest"
+	"github.com/rbtrace/rbtrace/internal/consumer"
+	"github.com/rbtrace/rbtrace/internal/field"
+	"github.com/rbtrace/rbtrace/internal/output"
+)
+
+// noWakeup is BPF_RB_NO_WAKEUP (include/uapi/linux/bpf.h).
+const noWakeup = 1
+
+func onRing(t *testing.T, m *ebpf.Map, opts consumer.Options) *consumer.Consumer {
+	t.Helper()
+	c, err := consumer.New(m, tracers, make([][]int, 2), field.NewTimeStyle(field.TimeWall, nil), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+func write(t *testing.T, w *bpftest.Writer, from, to int, flags uint64) {
+	t.Helper()
+	for n := from; n < to; n++ {
+		if !w.Write(t, at(n, n%2, 0, 0, n), flags) {
+			t.Fatalf("no room for record %d", n)
+		}
+	}
+}
+
+// inOrder fails the test where the notes are not those of all records that write
+// wrote.
+func inOrder(t *testing.T, notes []string, n int) {
+	t.Helper()
+	var want sink
+	c := newConsumer(consumer.Options{})
+	var records recording
+	for i := range n {
+		records = append(records, at(i, i%2, 0, 0, i))
+	}
+	if err := c.Replay(context.Background(), &records, &want); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Join(notes, ",") != strings.Join(want.notes, ",") {
+		t.Errorf("%d events, want %d in order", len(notes), n)
+	}
+}
+
+// TestRun: what a program writes while the consumer runs comes out whole and in
+// order, however full the ring and whatever wakes the consumer.
+func TestRun(t *testing.T) {
+	const n = 10007
+	for _, test := range []struct {
+		name  string
+		opts  consumer.Options
+		flags uint64
+	}{
+		{"no pace", consumer.Options{}, 0},
+		{"default", consumer.Options{Pace: consumer.DefaultPace}, 0},
+		{"hold", consumer.Options{Hold: 20 * time.Millisecond}, 0},
+		{"timer", consumer.Options{LookEvery: time.Millisecond}, noWakeup},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m, w := bpftest.NewRing(t, os.Getpagesize())
+			c, s := onRing(t, m, test.opts), &sink{}
+			ctx, end := context.WithCancel(context.Background())
+			ran := make(chan error)
+			go func() { ran <- c.Run(ctx, s) }()
+			for i := range n {
+				for !w.Write(t, at(i, i%2, 0, 0, i), test.flags) { // the ring is full
+					if t.Failed() {
+						break
+					}
+					runtime.Gosched()
+				}
+			}
+			end()
+			if err := <-ran; err != nil {
+				t.Fatal(err)
+			}
+			count := func() uint64 { return c.Counts(0).Consumed + c.Counts(1).Consumed }
+			if err := c.Finish(s, func() bool { return count() == n }); err != nil {
+				t.Fatal(err)
+			}
+			inOrder(t, s.notes, n)
+			same(t, []consumer.Counts{c.Counts(0), c.Counts(1)}, []consumer.Counts{
+				{Consumed: n/2 + 1, Printed: n/2 + 1}, {Consumed: n / 2, Printed: n / 2},
+			})
+			if now, highest, size := c.Fill(); now != 0 || highest == 0 || highest > size || size != uint64(os.Getpagesize()) {
+				t.Errorf("fill %d, at most %d of %d", now, highest, size)
+			}
+		})
+	}
+}
+
+// TestMaxEvents: exactly so many are shown, and what else is in the ring is left.
+func TestMaxEvents(t *testing.T) {
+	const n, most = 1009, 17
+	m, w := bpftest.NewRing(t, 1<<20)
+	write(t, w, 0, n, 0)
+	c, s := onRing(t, m, consumer.Options{MaxEvents: most}), &sink{}
+	if err := c.Run(context.Background(), s); err != nil {
+		t.Fatal(err)
+	}
+	write(t, w, n, n+2, 0)
+	if err := c.Finish(s, func() bool { t.Error("asked"); return false }); err != nil {
+		t.Fatal(err)
+	}
+	inOrder(t, s.notes, most)
+	same(t, []consumer.Counts{c.Counts(0), c.Counts(1)}, []consumer.Counts{
+		{Consumed: 9, Printed: 9, Left: (n+1)/2 + 1 - 9}, {Consumed: 8, Printed: 8, Left: n/2 + 1 - 8},
+	})
+}
+
+// TestDeadSink: once the sink fails, what is in the ring is left, and all counts
+// add up.
+func TestDeadSink(t *testing.T) {
+	const n = 5003
+	m, w := bpftest.NewRing(t, 1<<20)
+	write(t, w, 0, n, 0)
+	c, s := onRing(t, m, consumer.Options{}), output.NewJSON(&full{room: 100_000})
+	if err := c.Run(context.Background(), s); !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	if err := c.Finish(s, func() bool { return false }); !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	a, b := c.Counts(0), c.Counts(1)
+	for _, n := range []consumer.Counts{a, b} {
+		if n.Consumed != n.Printed+n.Unwritten || n.Printed == 0 || n.Unwritten == 0 || n.Left == 0 {
+			t.Errorf("%+v", n)
+		}
+	}
+	if a.Consumed+a.Left+b.Consumed+b.Left != n || a.Printed+b.Printed != s.Written() {
+		t.Errorf("%+v and %+v, %d written; want %d", a, b, s.Written(), n)
+	}
+}
+
+// TestFinish waits for records that are still under way, and not for ever.
+func TestFinish(t *testing.T) {
+	m, w := bpftest.NewRing(t, 1<<20)
+	c, s := onRing(t, m, consumer.Options{}), &sink{}
+	asked := 0
+	err := c.Finish(s, func() bool {
+		write(t, w, asked, asked+1, 0)
+		asked++
+		return asked == 4 // the fourth is too late
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inOrder(t, s.notes, 3)
+	if err := c.Finish(s, func() bool { return false }); err != nil {
+		t.Fatal(err)
+	}
+	inOrder(t, s.notes, 4)
+}
+
+// TestStats: they are shown at their interval while nothing comes, and while
+// there is always something.
+func TestStats(t *testing.T) {
+	m, w := bpftest.NewRing(t, 1<<20)
+	for _, busy := range []bool{false, true} {
+		ctx, end := context.WithCancel(context.Background())
+		shown, next := 0, 0
+		c := onRing(t, m, consumer.Options{StatsEvery: time.Millisecond, Stats: func() {
+			if shown++; shown == 5 {
+				end()
+			}
+			if busy {
+				write(t, w, next, next+2000, 0)
+				next += 2000
+			}
+		}})
+		if err := c.Run(ctx, &sink{}); err != nil || shown < 5 {
+			t.Errorf("busy %v: shown %d times, %v", busy, shown, err)
+		}
+		end()
+		_ = c.Close()
+	}
+}
