@@ -244,7 +244,7 @@ int rb_exec(struct bpf_raw_tracepoint_args *ctx)
 	e->args_len = arg_len;
 	off += arg_len;
 
-	rb_output(books, e, sizeof(*e) + off);
+	rb_output(books, rb_ring_of_event(), e, sizeof(*e) + off);
 	return 0;
 }
 
@@ -405,7 +405,7 @@ int rb_exec_exit(struct trace_event_raw_sys_exit *ctx)
 	args_len = e->args_len;
 	if (args_len > EXEC_ARGS_MAX) /* never; for the verifier */
 		args_len = 0;
-	rb_output(books, e, sizeof(*e) + off + args_len);
+	rb_output(books, rb_ring_of_event(), e, sizeof(*e) + off + args_len);
 	return 0;
 }
 

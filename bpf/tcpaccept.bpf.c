@@ -33,6 +33,7 @@ static __always_inline int tcpaccept(struct sock *sk)
 	struct rb_ledger *books = rb_hit();
 	struct tcpaccept_event *e;
 	__u16 family;
+	void *ring;
 
 	if (!books)
 		return 0;
@@ -50,7 +51,8 @@ static __always_inline int tcpaccept(struct sock *sk)
 		RB_COUNT(books, filtered);
 		return 0;
 	}
-	e = rb_reserve(books, struct tcpaccept_event);
+	ring = rb_ring_of_event();
+	e = rb_reserve(books, ring, struct tcpaccept_event);
 	if (!e)
 		return 0;
 	rb_fill_head(&e->head, books, task);
@@ -66,7 +68,7 @@ static __always_inline int tcpaccept(struct sock *sk)
 	e->lport = BPF_CORE_READ(sk, __sk_common.skc_num);
 	e->family = family;
 	e->unused = 0;
-	rb_submit(books, e);
+	rb_submit(books, ring, e);
 	return 0;
 }
 

@@ -69,9 +69,7 @@ const maxFollows = 1 << 16
 type Session struct {
 	Tracers []*Loaded
 
-	ring   *ebpf.Map
-	tree   *ebpf.Map
-	cgroup *ebpf.Map
+	maps   map[string]*ebpf.Map // those that all objects share
 	follow *object
 	opts   Options
 	types  *btf.Spec // from Options.KernelBTF; nil: the running kernel's
@@ -170,10 +168,12 @@ func typesFrom(file string) (*btf.Spec, error) {
 // The maps that all objects of a session share, by the names that
 // bpf/include/rbtrace gives them.
 const (
-	ringMap   = "rb_ring"
-	treeMap   = "rb_tree"
-	cgroupMap = "rb_cgroup"
-	booksMap  = "rb_books"
+	ringMap        = "rb_ring"
+	ringsMap       = "rb_rings"
+	cgroupRingsMap = "rb_cgroup_rings"
+	treeMap        = "rb_tree"
+	cgroupMap      = "rb_cgroup"
+	booksMap       = "rb_books"
 	// A map of this name has one slot for each CPU that the machine may have.
 	scratchMap = "rb_scratch"
 )
@@ -183,13 +183,20 @@ func (s *Session) makeMaps() error {
 	if err != nil {
 		return fmt.Errorf("reading the embedded object: %w", err)
 	}
-	make := func(name string, entries uint32) (*ebpf.Map, error) {
+	s.maps = make(map[string]*ebpf.Map)
+	create := func(name string, entries uint32) (err error) {
 		m := spec.Maps[name]
 		m.MaxEntries = entries
-		return ebpf.NewMap(m)
+		s.maps[name], err = ebpf.NewMap(m)
+		return err
 	}
-	if s.ring, err = make(ringMap, s.opts.RingSize); err != nil {
+	if err := create(ringMap, s.opts.RingSize); err != nil {
 		return fmt.Errorf("creating a ring buffer of %d bytes: %w", s.opts.RingSize, advise(err))
+	}
+	for _, name := range []string{ringsMap, cgroupRingsMap} {
+		if err := create(name, 1); err != nil {
+			return fmt.Errorf("creating the map of ring buffers: %w", advise(err))
+		}
 	}
 	follows := uint32(1)
 	if s.opts.Filter.Follow {
@@ -197,10 +204,10 @@ func (s *Session) makeMaps() error {
 			follows = maxFollows
 		}
 	}
-	if s.tree, err = make(treeMap, follows); err != nil {
+	if err := create(treeMap, follows); err != nil {
 		return fmt.Errorf("creating the map of followed processes: %w", err)
 	}
-	if s.cgroup, err = make(cgroupMap, 1); err != nil {
+	if err := create(cgroupMap, 1); err != nil {
 		return fmt.Errorf("creating the map of the cgroup: %w", err)
 	}
 	if dir := s.opts.Filter.Cgroup; dir != "" {
@@ -209,7 +216,7 @@ func (s *Session) makeMaps() error {
 			return fmt.Errorf("opening the cgroup: %w", err)
 		}
 		defer f.Close()
-		if err := s.cgroup.Put(uint32(0), uint32(f.Fd())); err != nil {
+		if err := s.maps[cgroupMap].Put(uint32(0), uint32(f.Fd())); err != nil {
 			return fmt.Errorf("%s is no cgroup of the unified (v2) hierarchy: %w", dir, err)
 		}
 	}
@@ -236,7 +243,7 @@ func (s *Session) openFollow() error {
 // Follow makes Options.Filter.Follow let pid and its descendants pass. It must
 // have been set.
 func (s *Session) Follow(pid int) error {
-	if err := s.tree.Put(uint32(pid), uint8(1)); err != nil {
+	if err := s.maps[treeMap].Put(uint32(pid), uint8(1)); err != nil {
 		return fmt.Errorf("following process %d: %w", pid, err)
 	}
 	return nil
@@ -286,7 +293,8 @@ func (o *Options) constants(id uint16) map[string]any {
 	var comm [16]byte
 	copy(comm[:15], f.Comm)
 	return map[string]any{
-		"rb_tracer": id,
+		"rb_tracer": id, "rb_failed": o.Failed,
+		"rb_topology": uint32(0), "rb_ring_count": uint32(1),
 		"rb_wakeup": uint32(o.Wakeup.Policy), "rb_wakeup_bytes": o.Wakeup.Bytes,
 		"rb_pid": f.PID, "rb_ppid": f.PPID,
 		"rb_by_uid": f.UID != nil, "rb_uid": uid,
@@ -337,7 +345,7 @@ func sized(n uint64, size uint32) any {
 }
 
 // Ring is the ring that all tracers write to. It remains the session's.
-func (s *Session) Ring() *ebpf.Map { return s.ring }
+func (s *Session) Ring() *ebpf.Map { return s.maps[ringMap] }
 
 // Detach ends the flow of events. Programs that are under way may still finish a
 // record: see kernel.Settle.
@@ -358,10 +366,8 @@ func (s *Session) Close() {
 	if s.follow != nil {
 		s.follow.close()
 	}
-	for _, m := range []*ebpf.Map{s.ring, s.tree, s.cgroup} {
-		if m != nil {
-			m.Close()
-		}
+	for _, m := range s.maps {
+		m.Close() // also of nil
 	}
 	if s.events != nil {
 		s.events.Close()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"strings"
 
@@ -37,7 +38,7 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 	}
 	spec.Programs = wanted
 
-	shared := map[string]*ebpf.Map{ringMap: s.ring, treeMap: s.tree, cgroupMap: s.cgroup}
+	shared := maps.Clone(s.maps)
 	for name, m := range shared {
 		if spec.Maps[name] == nil {
 			delete(shared, name)

@@ -25,7 +25,8 @@ type followRbHead struct {
 	Lost   uint32
 	Tracer uint16
 	Cpu    uint16
-	Flags  uint32
+	Flags  uint16
+	Group  uint16
 	Comm   [16]uint8
 }
 
@@ -36,6 +37,7 @@ type followRbLedger struct {
 	Lost      uint64
 	Discarded uint64
 	Submitted uint64
+	Groups    uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -44,7 +46,9 @@ type followRbLedger struct {
 const (
 	followMapRbBooks       = "rb_books"
 	followMapRbCgroup      = "rb_cgroup"
+	followMapRbCgroupRings = "rb_cgroup_rings"
 	followMapRbRing        = "rb_ring"
+	followMapRbRings       = "rb_rings"
 	followMapRbTree        = "rb_tree"
 	followProgRbFollowExit = "rb_follow_exit"
 	followProgRbFollowFork = "rb_follow_fork"
@@ -54,8 +58,11 @@ const (
 	followVarRbByTree      = "rb_by_tree"
 	followVarRbByUid       = "rb_by_uid"
 	followVarRbComm        = "rb_comm"
+	followVarRbFailed      = "rb_failed"
 	followVarRbPid         = "rb_pid"
 	followVarRbPpid        = "rb_ppid"
+	followVarRbRingCount   = "rb_ring_count"
+	followVarRbTopology    = "rb_topology"
 	followVarRbTracer      = "rb_tracer"
 	followVarRbUid         = "rb_uid"
 	followVarRbUnfollowed  = "rb_unfollowed"
@@ -113,10 +120,12 @@ type followProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type followMapSpecs struct {
-	RbBooks  *ebpf.MapSpec `ebpf:"rb_books"`
-	RbCgroup *ebpf.MapSpec `ebpf:"rb_cgroup"`
-	RbRing   *ebpf.MapSpec `ebpf:"rb_ring"`
-	RbTree   *ebpf.MapSpec `ebpf:"rb_tree"`
+	RbBooks       *ebpf.MapSpec `ebpf:"rb_books"`
+	RbCgroup      *ebpf.MapSpec `ebpf:"rb_cgroup"`
+	RbCgroupRings *ebpf.MapSpec `ebpf:"rb_cgroup_rings"`
+	RbRing        *ebpf.MapSpec `ebpf:"rb_ring"`
+	RbRings       *ebpf.MapSpec `ebpf:"rb_rings"`
+	RbTree        *ebpf.MapSpec `ebpf:"rb_tree"`
 }
 
 // followVariableSpecs contains global variables before they are loaded into the kernel.
@@ -129,8 +138,11 @@ type followVariableSpecs struct {
 	RbByTree      *ebpf.VariableSpec `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.VariableSpec `ebpf:"rb_comm"`
+	RbFailed      *ebpf.VariableSpec `ebpf:"rb_failed"`
 	RbPid         *ebpf.VariableSpec `ebpf:"rb_pid"`
 	RbPpid        *ebpf.VariableSpec `ebpf:"rb_ppid"`
+	RbRingCount   *ebpf.VariableSpec `ebpf:"rb_ring_count"`
+	RbTopology    *ebpf.VariableSpec `ebpf:"rb_topology"`
 	RbTracer      *ebpf.VariableSpec `ebpf:"rb_tracer"`
 	RbUid         *ebpf.VariableSpec `ebpf:"rb_uid"`
 	RbUnfollowed  *ebpf.VariableSpec `ebpf:"rb_unfollowed"`
@@ -158,17 +170,21 @@ func (o *followObjects) Close() error {
 //
 // It can be passed to loadFollowObjects or ebpf.CollectionSpec.LoadAndAssign.
 type followMaps struct {
-	RbBooks  *ebpf.Map `ebpf:"rb_books"`
-	RbCgroup *ebpf.Map `ebpf:"rb_cgroup"`
-	RbRing   *ebpf.Map `ebpf:"rb_ring"`
-	RbTree   *ebpf.Map `ebpf:"rb_tree"`
+	RbBooks       *ebpf.Map `ebpf:"rb_books"`
+	RbCgroup      *ebpf.Map `ebpf:"rb_cgroup"`
+	RbCgroupRings *ebpf.Map `ebpf:"rb_cgroup_rings"`
+	RbRing        *ebpf.Map `ebpf:"rb_ring"`
+	RbRings       *ebpf.Map `ebpf:"rb_rings"`
+	RbTree        *ebpf.Map `ebpf:"rb_tree"`
 }
 
 func (m *followMaps) Close() error {
 	return _FollowClose(
 		m.RbBooks,
 		m.RbCgroup,
+		m.RbCgroupRings,
 		m.RbRing,
+		m.RbRings,
 		m.RbTree,
 	)
 }
@@ -183,8 +199,11 @@ type followVariables struct {
 	RbByTree      *ebpf.Variable `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.Variable `ebpf:"rb_comm"`
+	RbFailed      *ebpf.Variable `ebpf:"rb_failed"`
 	RbPid         *ebpf.Variable `ebpf:"rb_pid"`
 	RbPpid        *ebpf.Variable `ebpf:"rb_ppid"`
+	RbRingCount   *ebpf.Variable `ebpf:"rb_ring_count"`
+	RbTopology    *ebpf.Variable `ebpf:"rb_topology"`
 	RbTracer      *ebpf.Variable `ebpf:"rb_tracer"`
 	RbUid         *ebpf.Variable `ebpf:"rb_uid"`
 	RbUnfollowed  *ebpf.Variable `ebpf:"rb_unfollowed"`

@@ -15,6 +15,7 @@ const volatile bool rb_by_comm = false;
 const volatile char rb_comm[TASK_COMM_LEN] = {};
 const volatile bool rb_by_cgroup = false;
 const volatile bool rb_by_tree = false;
+const volatile bool rb_failed = false; /* for those tracers that see both: only what failed */
 
 /* One slot: the cgroup whose members, and those of the cgroups below it, are wanted. */
 struct {

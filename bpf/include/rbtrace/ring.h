@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The ring, the head that every record begins with, and the ledger that every
+ * The rings, the head that every record begins with, and the ledger that every
  * hit of a probe ends in.
  */
 #ifndef __RBTRACE_RING_H__
@@ -27,11 +27,22 @@ enum rb_wakeup_policy {
 const volatile __u32 rb_wakeup = RB_WAKEUP_AUTO;
 const volatile __u64 rb_wakeup_bytes = 0;
 
+/* Which ring an event goes to. Where it has none of its own, rb_ring takes it. */
+enum rb_topologies {
+	RB_SHARED, /* rb_ring */
+	RB_PERCPU, /* rb_rings, by CPU */
+	RB_HASH,   /* rb_rings, by process: each keeps its order */
+	RB_CGROUP, /* rb_cgroup_rings, by the task's cgroup */
+};
+
+const volatile __u32 rb_topology = RB_SHARED;
+const volatile __u32 rb_ring_count = 1; /* in rb_rings, for RB_HASH */
+
 /*
  * The head of every record. cgroup is the id in the unified (v2) hierarchy.
  * lost is how many events of this tracer this CPU had lost when the record was
  * made (modulo 2^32): where it rises between two records, the loss happened
- * between them.
+ * between them. group tells which records make up one event: see struct rb_part.
  */
 struct rb_head {
 	__u64 time; /* CLOCK_BOOTTIME, ns: goes on through suspend */
@@ -44,8 +55,26 @@ struct rb_head {
 	__u32 lost;
 	__u16 tracer;
 	__u16 cpu;
-	__u32 flags; /* the tracer's own */
+	__u16 flags; /* the tracer's own, but for RB_IS_PART */
+	__u16 group; /* 0: this record is all of its event */
 	__u8 comm[TASK_COMM_LEN];
+};
+
+#define RB_IS_PART (1 << 15)
+
+/*
+ * A part of an event that is too long for one record. Its parts are reserved, all
+ * of them, before the event's main record goes into the ring, and submitted after
+ * that: so either all of them come or none, and in the ring the parts are in front
+ * of the main record. Records of other CPUs may lie between. Their heads are alike
+ * but for RB_IS_PART: tracer, CPU and group tell what belongs together.
+ */
+#define RB_PART_ROOM 16384
+
+struct rb_part {
+	struct rb_head head;
+	__u64 offset; /* of data, in what follows the main record; parts may overlap */
+	__u8 data[RB_PART_ROOM];
 };
 
 /*
@@ -56,14 +85,32 @@ struct rb_ledger {
 	__u64 hits;
 	__u64 filtered;
 	__u64 lost;
-	__u64 discarded;
+	__u64 discarded; /* built in the ring, and found to be unwanted */
 	__u64 submitted;
+	__u64 groups; /* events, submitted or lost, that took several records */
 };
 
-struct {
+/* User space sets the real sizes of all of these. */
+struct rb_ring_map {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4096); /* user space sets the real size */
-} rb_ring SEC(".maps");
+	__uint(max_entries, 4096);
+};
+
+struct rb_ring_map rb_ring SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct rb_ring_map);
+} rb_rings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__array(values, struct rb_ring_map);
+} rb_cgroup_rings SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -106,17 +153,44 @@ static __always_inline void rb_fill_head(struct rb_head *head, const struct rb_l
 	head->tracer = rb_tracer;
 	head->cpu = (__u16)bpf_get_smp_processor_id();
 	head->flags = 0;
+	head->group = 0;
 	bpf_get_current_comm(head->comm, sizeof(head->comm));
 }
 
+/* The ring of the event at hand: to be asked once for each. */
+static __always_inline void *rb_ring_of_event(void)
+{
+	void *ring = NULL;
+	__u64 cgroup;
+	__u32 i;
+
+	switch (rb_topology) {
+	case RB_PERCPU:
+		i = bpf_get_smp_processor_id();
+		ring = bpf_map_lookup_elem(&rb_rings, &i);
+		break;
+	case RB_HASH:
+		/* Multiplied, as pids often go up in steps. */
+		i = (__u32)(bpf_get_current_pid_tgid() >> 32) * 2654435761U;
+		i = (i >> 16) % rb_ring_count;
+		ring = bpf_map_lookup_elem(&rb_rings, &i);
+		break;
+	case RB_CGROUP:
+		cgroup = bpf_get_current_cgroup_id();
+		ring = bpf_map_lookup_elem(&rb_cgroup_rings, &cgroup);
+		break;
+	}
+	return ring ? ring : (void *)&rb_ring;
+}
+
 /* The flags of a record's submit or output. */
-static __always_inline __u64 rb_wakeup_flags(void)
+static __always_inline __u64 rb_wakeup_flags(void *ring)
 {
 	switch (rb_wakeup) {
 	case RB_WAKEUP_EVERY:
 		return BPF_RB_FORCE_WAKEUP;
 	case RB_WAKEUP_BYTES:
-		if (bpf_ringbuf_query(&rb_ring, BPF_RB_AVAIL_DATA) >= rb_wakeup_bytes)
+		if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) >= rb_wakeup_bytes)
 			return BPF_RB_FORCE_WAKEUP;
 		return BPF_RB_NO_WAKEUP;
 	case RB_WAKEUP_NEVER:
@@ -127,27 +201,45 @@ static __always_inline __u64 rb_wakeup_flags(void)
 }
 
 /* Copies a record of any size into the ring and enters what became of it. */
-static __always_inline void rb_output(struct rb_ledger *books, void *record, __u64 size)
+static __always_inline void rb_output(struct rb_ledger *books, void *ring, void *record, __u64 size)
 {
-	if (bpf_ringbuf_output(&rb_ring, record, size, rb_wakeup_flags()))
+	if (bpf_ringbuf_output(ring, record, size, rb_wakeup_flags(ring)))
 		RB_COUNT(books, lost);
 	else
 		RB_COUNT(books, submitted);
 }
 
 /* Room for a record of constant size, or NULL with the loss entered. */
-#define rb_reserve(books, type)                                                                    \
+#define rb_reserve(books, ring, type)                                                              \
 	({                                                                                         \
-		type *__record = bpf_ringbuf_reserve(&rb_ring, sizeof(type), 0);                   \
+		type *__record = bpf_ringbuf_reserve(ring, sizeof(type), 0);                       \
 		if (!__record)                                                                     \
 			RB_COUNT(books, lost);                                                     \
 		__record;                                                                          \
 	})
 
-static __always_inline void rb_submit(struct rb_ledger *books, void *record)
+static __always_inline void rb_submit(struct rb_ledger *books, void *ring, void *record)
 {
-	bpf_ringbuf_submit(record, rb_wakeup_flags());
+	bpf_ringbuf_submit(record, rb_wakeup_flags(ring));
 	RB_COUNT(books, submitted);
+}
+
+/*
+ * Gives reserved memory back, whatever becomes of the event. Where the kernel
+ * decides on wakeups it must do so for this record too: a reader that waits in
+ * front of it has not caught up for any record behind it, so those would not wake
+ * it. The other policies do not depend on where the reader stands.
+ */
+static __always_inline void rb_release(void *record)
+{
+	bpf_ringbuf_discard(record, rb_wakeup == RB_WAKEUP_AUTO ? 0 : BPF_RB_NO_WAKEUP);
+}
+
+/* Ends an event that was built in reserved memory and found to be unwanted. */
+static __always_inline void rb_discard(struct rb_ledger *books, void *record)
+{
+	rb_release(record);
+	RB_COUNT(books, discarded);
 }
 
 #endif /* __RBTRACE_RING_H__ */

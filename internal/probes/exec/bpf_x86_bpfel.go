@@ -35,7 +35,8 @@ type bpfExecEvent struct {
 		Lost   uint32
 		Tracer uint16
 		Cpu    uint16
-		Flags  uint32
+		Flags  uint16
+		Group  uint16
 		Comm   [16]uint8
 	}
 	Pcomm     [16]uint8
@@ -72,6 +73,7 @@ type bpfRbLedger struct {
 	Lost      uint64
 	Discarded uint64
 	Submitted uint64
+	Groups    uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -80,8 +82,10 @@ type bpfRbLedger struct {
 const (
 	bpfMapRbBooks        = "rb_books"
 	bpfMapRbCgroup       = "rb_cgroup"
+	bpfMapRbCgroupRings  = "rb_cgroup_rings"
 	bpfMapRbExecCalls    = "rb_exec_calls"
 	bpfMapRbRing         = "rb_ring"
+	bpfMapRbRings        = "rb_rings"
 	bpfMapRbScratch      = "rb_scratch"
 	bpfMapRbTree         = "rb_tree"
 	bpfProgRbExec        = "rb_exec"
@@ -93,8 +97,11 @@ const (
 	bpfVarRbByTree       = "rb_by_tree"
 	bpfVarRbByUid        = "rb_by_uid"
 	bpfVarRbComm         = "rb_comm"
+	bpfVarRbFailed       = "rb_failed"
 	bpfVarRbPid          = "rb_pid"
 	bpfVarRbPpid         = "rb_ppid"
+	bpfVarRbRingCount    = "rb_ring_count"
+	bpfVarRbTopology     = "rb_topology"
 	bpfVarRbTracer       = "rb_tracer"
 	bpfVarRbUid          = "rb_uid"
 	bpfVarRbWakeup       = "rb_wakeup"
@@ -153,12 +160,14 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	RbBooks     *ebpf.MapSpec `ebpf:"rb_books"`
-	RbCgroup    *ebpf.MapSpec `ebpf:"rb_cgroup"`
-	RbExecCalls *ebpf.MapSpec `ebpf:"rb_exec_calls"`
-	RbRing      *ebpf.MapSpec `ebpf:"rb_ring"`
-	RbScratch   *ebpf.MapSpec `ebpf:"rb_scratch"`
-	RbTree      *ebpf.MapSpec `ebpf:"rb_tree"`
+	RbBooks       *ebpf.MapSpec `ebpf:"rb_books"`
+	RbCgroup      *ebpf.MapSpec `ebpf:"rb_cgroup"`
+	RbCgroupRings *ebpf.MapSpec `ebpf:"rb_cgroup_rings"`
+	RbExecCalls   *ebpf.MapSpec `ebpf:"rb_exec_calls"`
+	RbRing        *ebpf.MapSpec `ebpf:"rb_ring"`
+	RbRings       *ebpf.MapSpec `ebpf:"rb_rings"`
+	RbScratch     *ebpf.MapSpec `ebpf:"rb_scratch"`
+	RbTree        *ebpf.MapSpec `ebpf:"rb_tree"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -170,8 +179,11 @@ type bpfVariableSpecs struct {
 	RbByTree      *ebpf.VariableSpec `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.VariableSpec `ebpf:"rb_comm"`
+	RbFailed      *ebpf.VariableSpec `ebpf:"rb_failed"`
 	RbPid         *ebpf.VariableSpec `ebpf:"rb_pid"`
 	RbPpid        *ebpf.VariableSpec `ebpf:"rb_ppid"`
+	RbRingCount   *ebpf.VariableSpec `ebpf:"rb_ring_count"`
+	RbTopology    *ebpf.VariableSpec `ebpf:"rb_topology"`
 	RbTracer      *ebpf.VariableSpec `ebpf:"rb_tracer"`
 	RbUid         *ebpf.VariableSpec `ebpf:"rb_uid"`
 	RbWakeup      *ebpf.VariableSpec `ebpf:"rb_wakeup"`
@@ -198,20 +210,24 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	RbBooks     *ebpf.Map `ebpf:"rb_books"`
-	RbCgroup    *ebpf.Map `ebpf:"rb_cgroup"`
-	RbExecCalls *ebpf.Map `ebpf:"rb_exec_calls"`
-	RbRing      *ebpf.Map `ebpf:"rb_ring"`
-	RbScratch   *ebpf.Map `ebpf:"rb_scratch"`
-	RbTree      *ebpf.Map `ebpf:"rb_tree"`
+	RbBooks       *ebpf.Map `ebpf:"rb_books"`
+	RbCgroup      *ebpf.Map `ebpf:"rb_cgroup"`
+	RbCgroupRings *ebpf.Map `ebpf:"rb_cgroup_rings"`
+	RbExecCalls   *ebpf.Map `ebpf:"rb_exec_calls"`
+	RbRing        *ebpf.Map `ebpf:"rb_ring"`
+	RbRings       *ebpf.Map `ebpf:"rb_rings"`
+	RbScratch     *ebpf.Map `ebpf:"rb_scratch"`
+	RbTree        *ebpf.Map `ebpf:"rb_tree"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.RbBooks,
 		m.RbCgroup,
+		m.RbCgroupRings,
 		m.RbExecCalls,
 		m.RbRing,
+		m.RbRings,
 		m.RbScratch,
 		m.RbTree,
 	)
@@ -226,8 +242,11 @@ type bpfVariables struct {
 	RbByTree      *ebpf.Variable `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.Variable `ebpf:"rb_comm"`
+	RbFailed      *ebpf.Variable `ebpf:"rb_failed"`
 	RbPid         *ebpf.Variable `ebpf:"rb_pid"`
 	RbPpid        *ebpf.Variable `ebpf:"rb_ppid"`
+	RbRingCount   *ebpf.Variable `ebpf:"rb_ring_count"`
+	RbTopology    *ebpf.Variable `ebpf:"rb_topology"`
 	RbTracer      *ebpf.Variable `ebpf:"rb_tracer"`
 	RbUid         *ebpf.Variable `ebpf:"rb_uid"`
 	RbWakeup      *ebpf.Variable `ebpf:"rb_wakeup"`

@@ -20,6 +20,7 @@ type bpfRbLedger struct {
 	Lost      uint64
 	Discarded uint64
 	Submitted uint64
+	Groups    uint64
 }
 
 type bpfTcpacceptEvent struct {
@@ -36,7 +37,8 @@ type bpfTcpacceptEvent struct {
 		Lost   uint32
 		Tracer uint16
 		Cpu    uint16
-		Flags  uint32
+		Flags  uint16
+		Group  uint16
 		Comm   [16]uint8
 	}
 	Raddr  [16]uint8
@@ -53,7 +55,9 @@ type bpfTcpacceptEvent struct {
 const (
 	bpfMapRbBooks               = "rb_books"
 	bpfMapRbCgroup              = "rb_cgroup"
+	bpfMapRbCgroupRings         = "rb_cgroup_rings"
 	bpfMapRbRing                = "rb_ring"
+	bpfMapRbRings               = "rb_rings"
 	bpfMapRbTree                = "rb_tree"
 	bpfProgRbTcpacceptFexit     = "rb_tcpaccept_fexit"
 	bpfProgRbTcpacceptKretprobe = "rb_tcpaccept_kretprobe"
@@ -63,8 +67,11 @@ const (
 	bpfVarRbByTree              = "rb_by_tree"
 	bpfVarRbByUid               = "rb_by_uid"
 	bpfVarRbComm                = "rb_comm"
+	bpfVarRbFailed              = "rb_failed"
 	bpfVarRbPid                 = "rb_pid"
 	bpfVarRbPpid                = "rb_ppid"
+	bpfVarRbRingCount           = "rb_ring_count"
+	bpfVarRbTopology            = "rb_topology"
 	bpfVarRbTracer              = "rb_tracer"
 	bpfVarRbUid                 = "rb_uid"
 	bpfVarRbWakeup              = "rb_wakeup"
@@ -122,10 +129,12 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	RbBooks  *ebpf.MapSpec `ebpf:"rb_books"`
-	RbCgroup *ebpf.MapSpec `ebpf:"rb_cgroup"`
-	RbRing   *ebpf.MapSpec `ebpf:"rb_ring"`
-	RbTree   *ebpf.MapSpec `ebpf:"rb_tree"`
+	RbBooks       *ebpf.MapSpec `ebpf:"rb_books"`
+	RbCgroup      *ebpf.MapSpec `ebpf:"rb_cgroup"`
+	RbCgroupRings *ebpf.MapSpec `ebpf:"rb_cgroup_rings"`
+	RbRing        *ebpf.MapSpec `ebpf:"rb_ring"`
+	RbRings       *ebpf.MapSpec `ebpf:"rb_rings"`
+	RbTree        *ebpf.MapSpec `ebpf:"rb_tree"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -138,8 +147,11 @@ type bpfVariableSpecs struct {
 	RbByTree        *ebpf.VariableSpec `ebpf:"rb_by_tree"`
 	RbByUid         *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm          *ebpf.VariableSpec `ebpf:"rb_comm"`
+	RbFailed        *ebpf.VariableSpec `ebpf:"rb_failed"`
 	RbPid           *ebpf.VariableSpec `ebpf:"rb_pid"`
 	RbPpid          *ebpf.VariableSpec `ebpf:"rb_ppid"`
+	RbRingCount     *ebpf.VariableSpec `ebpf:"rb_ring_count"`
+	RbTopology      *ebpf.VariableSpec `ebpf:"rb_topology"`
 	RbTracer        *ebpf.VariableSpec `ebpf:"rb_tracer"`
 	RbUid           *ebpf.VariableSpec `ebpf:"rb_uid"`
 	RbWakeup        *ebpf.VariableSpec `ebpf:"rb_wakeup"`
@@ -167,17 +179,21 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	RbBooks  *ebpf.Map `ebpf:"rb_books"`
-	RbCgroup *ebpf.Map `ebpf:"rb_cgroup"`
-	RbRing   *ebpf.Map `ebpf:"rb_ring"`
-	RbTree   *ebpf.Map `ebpf:"rb_tree"`
+	RbBooks       *ebpf.Map `ebpf:"rb_books"`
+	RbCgroup      *ebpf.Map `ebpf:"rb_cgroup"`
+	RbCgroupRings *ebpf.Map `ebpf:"rb_cgroup_rings"`
+	RbRing        *ebpf.Map `ebpf:"rb_ring"`
+	RbRings       *ebpf.Map `ebpf:"rb_rings"`
+	RbTree        *ebpf.Map `ebpf:"rb_tree"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.RbBooks,
 		m.RbCgroup,
+		m.RbCgroupRings,
 		m.RbRing,
+		m.RbRings,
 		m.RbTree,
 	)
 }
@@ -192,8 +208,11 @@ type bpfVariables struct {
 	RbByTree        *ebpf.Variable `ebpf:"rb_by_tree"`
 	RbByUid         *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm          *ebpf.Variable `ebpf:"rb_comm"`
+	RbFailed        *ebpf.Variable `ebpf:"rb_failed"`
 	RbPid           *ebpf.Variable `ebpf:"rb_pid"`
 	RbPpid          *ebpf.Variable `ebpf:"rb_ppid"`
+	RbRingCount     *ebpf.Variable `ebpf:"rb_ring_count"`
+	RbTopology      *ebpf.Variable `ebpf:"rb_topology"`
 	RbTracer        *ebpf.Variable `ebpf:"rb_tracer"`
 	RbUid           *ebpf.Variable `ebpf:"rb_uid"`
 	RbWakeup        *ebpf.Variable `ebpf:"rb_wakeup"`
