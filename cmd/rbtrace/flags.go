@@ -52,14 +52,14 @@ type traceFlags struct {
 	hook       string
 	explain    bool
 	btf        string
-	params     map[string]*uint64
+	params     map[string]*string // by Param.Name
 }
 
 func (f *traceFlags) register(flags *pflag.FlagSet, t *tracer.Tracer) {
 	flags.SortFlags = false
-	f.params = make(map[string]*uint64)
+	f.params = make(map[string]*string)
 	for _, p := range t.Params {
-		v := &paramValue{max: p.Max, name: p.Value}
+		v := &paramValue{param: &p}
 		flags.VarP(v, p.Name, p.Short, p.Usage)
 		f.params[p.Name] = &v.value
 	}
@@ -98,7 +98,7 @@ type plan struct {
 
 // plan checks the flags. warn is told what is odd, but no error.
 func (f *traceFlags) plan(t *tracer.Tracer, changed func(string) bool, warn func(string, ...any)) (*plan, error) {
-	p := &plan{attach: attach.Options{Failed: f.failed, KernelBTF: f.btf, Params: make(map[string]uint64)}}
+	p := &plan{attach: attach.Options{Failed: f.failed, KernelBTF: f.btf, Params: make(map[string]string)}}
 	var err error
 	if p.format, err = output.ParseFormat(f.format); err != nil {
 		return nil, usagef("--output: %w", err)
@@ -377,24 +377,18 @@ func (s *seconds) Set(text string) error {
 
 // paramValue is the value of a tracer's own flag.
 type paramValue struct {
-	value, max uint64
-	name       string
+	value string
+	param *tracer.Param
 }
 
-func (p *paramValue) String() string {
-	if p.value == 0 {
-		return ""
-	}
-	return strconv.FormatUint(p.value, 10)
-}
+func (p *paramValue) String() string { return p.value }
 
-func (p *paramValue) Type() string { return p.name }
+func (p *paramValue) Type() string { return p.param.Value }
 
 func (p *paramValue) Set(text string) error {
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil || n == 0 || n > p.max {
-		return fmt.Errorf("want a number from 1 to %d", p.max)
+	if err := p.param.Check(text); err != nil {
+		return err
 	}
-	p.value = n
+	p.value = text
 	return nil
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -81,7 +80,7 @@ a recording that is cut or damaged; 2 usage error; 3 events had been lost.`,
 func (f *traceFlags) registerReplay(flags *pflag.FlagSet) {
 	flags.SortFlags = false
 	f.replay = true
-	params := make(map[string]*uint64)
+	params := make(map[string]*string)
 	for _, t := range probes.All() {
 		all := pflag.NewFlagSet(t.Name, pflag.ContinueOnError)
 		f.register(all, t)
@@ -225,16 +224,17 @@ func (r *replayRun) introduce() {
 // everything.
 func (r *replayRun) keep(plans []*plan) func(int, *wire.Head, []field.Value) bool {
 	f := plans[0].attach.Filter
-	type equal struct {
+	type match struct {
+		param  *tracer.Param
 		column int
 		text   string
 	}
-	equals := make([][]equal, len(plans))
+	matches := make([][]match, len(plans))
 	filters := f != attach.Filter{}
 	for i, t := range r.tracers {
 		for _, p := range t.Params {
 			if v, ok := plans[i].attach.Params[p.Name]; ok {
-				equals[i] = append(equals[i], equal{t.Schema.Index(p.Column), strconv.FormatUint(v, 10)})
+				matches[i] = append(matches[i], match{&p, t.Schema.Index(p.Column), v})
 				filters = true
 			}
 		}
@@ -242,15 +242,14 @@ func (r *replayRun) keep(plans []*plan) func(int, *wire.Head, []field.Value) boo
 	if !filters {
 		return nil
 	}
-	var text []byte
 	return func(i int, h *wire.Head, event []field.Value) bool {
 		comm := field.Comm(h.Comm)
 		if f.PID != 0 && h.Pid != f.PID || f.PPID != 0 && h.Ppid != f.PPID ||
 			f.UID != nil && h.Uid != *f.UID || f.Comm != "" && string(comm.Bytes()) != f.Comm {
 			return false
 		}
-		for _, e := range equals[i] {
-			if text = event[e.column].AppendText(text[:0]); string(text) != e.text {
+		for _, m := range matches[i] {
+			if !m.param.Match(event[m.column], m.text) {
 				return false
 			}
 		}

@@ -38,7 +38,7 @@ type Options struct {
 	Filter     Filter
 	Failed     bool              // the failed calls instead
 	Hook       tracer.HookKind   // only this kind; empty: the first that works
-	Params     map[string]uint64 // by Param.Name
+	Params     map[string]string // of the tracers' own flags, by Param.Name
 	RingSize   uint32            // bytes; see ringbuf.ValidSize
 	Wakeup     Wakeup            // when a record wakes the reader
 	KernelBTF  string            // file with the kernel's types, where it has none itself
@@ -312,9 +312,15 @@ func Constants() []string {
 func (s *Session) setConstants(spec *ebpf.CollectionSpec, t *tracer.Tracer, id uint16) error {
 	constants := s.opts.constants(id)
 	for _, p := range t.Params {
-		if v, ok := s.opts.Params[p.Name]; ok {
-			constants[p.Const] = v
+		v, ok := s.opts.Params[p.Name]
+		if !ok {
+			continue
 		}
+		more, err := p.Constants(v)
+		if err != nil {
+			return fmt.Errorf("--%s: %w", p.Name, err)
+		}
+		maps.Copy(constants, more)
 	}
 	for name, value := range constants {
 		v := spec.Variables[name]

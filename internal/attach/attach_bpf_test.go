@@ -120,9 +120,15 @@ func TestLoad(t *testing.T) {
 			} {
 				opts := e.Options
 				opts.Filter, opts.Wakeup = f, wakeups[i%len(wakeups)]
-				opts.Params = make(map[string]uint64)
+				opts.Params = make(map[string]string)
 				for _, p := range e.tracer.Params {
-					opts.Params[p.Name] = p.Max * uint64(i%2)
+					switch {
+					case i%2 == 0:
+					case p.Text != nil:
+						opts.Params[p.Name] = strings.Repeat("x", int(p.Max))
+					default:
+						opts.Params[p.Name] = strconv.FormatUint(p.Max, 10)
+					}
 				}
 				s, err := attach.Open([]*tracer.Tracer{e.tracer}, opts)
 				if noHook(err) {

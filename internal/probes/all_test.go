@@ -82,10 +82,19 @@ func testConstants(t *testing.T, tr *tracer.Tracer, spec *ebpf.CollectionSpec) {
 		wanted[name] = true
 	}
 	for _, p := range tr.Params {
-		if wanted[p.Const] {
-			t.Errorf("--%s sets %s, which is set already", p.Name, p.Const)
+		constants, err := p.Constants("1")
+		if err != nil {
+			t.Errorf("--%s: %v", p.Name, err)
 		}
-		wanted[p.Const] = true
+		for name := range constants {
+			if wanted[name] {
+				t.Errorf("--%s sets %s, which is set already", p.Name, name)
+			}
+			wanted[name] = true
+		}
+		if p.Column != "" && tr.Schema.Index(p.Column) < 0 {
+			t.Errorf("--%s filters by %s, which is no column", p.Name, p.Column)
+		}
 		if p.Usage == "" || p.Value == "" || p.Max == 0 {
 			t.Errorf("--%s is not described", p.Name)
 		}

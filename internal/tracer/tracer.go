@@ -54,20 +54,6 @@ type Program struct {
 	Prepares bool
 }
 
-// Param is a flag of one tracer's own. Its value becomes a constant of the BPF
-// programs, so it filters in the kernel.
-type Param struct {
-	Name  string // the flag, without dashes
-	Short string // one letter, or empty
-	Value string // what the help calls the value: PORT
-	Usage string
-	Const string // the C constant that takes it
-	// Column is the key of the number that must equal the value: replay filters by
-	// it. Empty: replay does not have the flag.
-	Column string
-	Max    uint64 // the largest value; the smallest is 1
-}
-
 // Example is a command line and what it is for.
 type Example struct {
 	Args string // without the program's name: "exec -x"

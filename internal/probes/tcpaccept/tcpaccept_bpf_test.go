@@ -147,9 +147,9 @@ func TestAccept(t *testing.T) {
 				runtime.LockOSThread()
 				defer runtime.UnlockOSThread()
 				wanted, decoy := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
-				port := uint64(wanted.Addr().(*net.TCPAddr).Port)
+				port := wanted.Addr().(*net.TCPAddr).Port
 				var want []event
-				events := tracetest.Trace(t, tcpaccept.Tracer, attach.Options{Hook: kind, Params: map[string]uint64{"port": port}}, func() {
+				events := tracetest.Trace(t, tcpaccept.Tracer, attach.Options{Hook: kind, Params: map[string]string{"port": strconv.Itoa(port)}}, func() {
 					accept(t, 13, decoy, "127.0.0.1")
 					want = accept(t, 17, wanted, "127.0.0.1")
 					accept(t, 5, decoy, "127.0.0.1")
