@@ -20,15 +20,23 @@ import (
 	"github.com/rbtrace/rbtrace/internal/attach"
 	"github.com/rbtrace/rbtrace/internal/consumer"
 	"github.com/rbtrace/rbtrace/internal/field"
+	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/output"
 	"github.com/rbtrace/rbtrace/internal/ringbuf"
 	"github.com/rbtrace/rbtrace/internal/tracer"
 )
 
-// defaultRing is the size of the ring: room for a burst of some ten thousand
-// events while the reader is not scheduled. Memory is charged for it, but a page
-// costs time only once it is used.
-const defaultRing = 8 << 20
+// defaultRings is the size of all rings together: room for a burst of some ten
+// thousand events while the reader is not scheduled. smallestRing is that of each,
+// where there are many. Memory is charged for them, but a page costs time only once
+// it is used.
+const (
+	defaultRings = 8 << 20
+	smallestRing = 256 << 10
+)
+
+// maxHash bounds the N of --topology hash:N.
+const maxHash = 1024
 
 // traceFlags are the flags that all tracers share, as they were written.
 type traceFlags struct {
@@ -44,6 +52,7 @@ type traceFlags struct {
 	noHeader   bool
 	time       string
 	bufferSize string
+	topology   string
 	wakeup     string
 	stats      seconds
 	failOnLoss bool
@@ -78,7 +87,8 @@ func (f *traceFlags) register(flags *pflag.FlagSet, t *tracer.Tracer) {
 	flags.BoolVar(&f.noHeader, "no-header", false, "no header above the table")
 	flags.StringVar(&f.time, "time", field.TimeWall.String(), "`HOW` the table shows times: "+strings.Join(field.TimeModes(), ", "))
 	flags.StringVarP(&f.write, "write", "w", "", "record to `FILE`, for rbtrace replay, and print nothing but the ledger; - is standard output")
-	flags.StringVar(&f.bufferSize, "buffer-size", formatSize(defaultRing), "`SIZE` of the ring buffer: a power of two, such as 512K or 8M")
+	flags.StringVar(&f.topology, "topology", "shared", "`RINGS`: shared (one, one order over all CPUs), percpu, hash:N (N rings, by process), cgroup (one for each; a noisy one fills its own)")
+	flags.StringVar(&f.bufferSize, "buffer-size", "", "`SIZE` of each ring buffer: a power of two, such as 512K or 8M (default: 8M for all together, 256K at least)")
 	flags.StringVar(&f.wakeup, "wakeup", "auto", "`WHEN` records wake rbtrace: auto (the kernel decides), every, bytes=SIZE (when so much waits), interval=TIME (never: it looks by itself)")
 	flags.BoolVar(&f.failOnLoss, "fail-on-loss", false, "end at the first event that is lost")
 	flags.Var(&f.stats, "stats", "print rates and the ring's fill to standard error, at this `INTERVAL`")
@@ -115,8 +125,8 @@ func (f *traceFlags) plan(t *tracer.Tracer, changed func(string) bool, warn func
 		return nil, usagef("--time: %w", err)
 	}
 	p.style = field.NewTimeStyle(mode, nil)
-	if p.attach.RingSize, err = parseRingSize(f.bufferSize); err != nil {
-		return nil, usagef("--buffer-size: %w", err)
+	if err := f.rings(p, changed("buffer-size")); err != nil {
+		return nil, err
 	}
 	if err := parseWakeup(f.wakeup, p); err != nil {
 		return nil, usagef("--wakeup: %w", err)
@@ -141,6 +151,55 @@ func (f *traceFlags) plan(t *tracer.Tracer, changed func(string) bool, warn func
 		}
 	}
 	return p, f.filter(&p.attach.Filter, changed, warn)
+}
+
+// rings reads how many rings there are to be, and how large.
+func (f *traceFlags) rings(p *plan, sized bool) (err error) {
+	if p.attach.Topology, p.attach.Rings, err = parseTopology(f.topology); err != nil {
+		return usagef("--topology: %w", err)
+	}
+	if sized {
+		if p.attach.RingSize, err = parseRingSize(f.bufferSize); err != nil {
+			return usagef("--buffer-size: %w", err)
+		}
+		return nil
+	}
+	rings := uint64(1)
+	switch p.attach.Topology {
+	case attach.Hash:
+		rings = uint64(p.attach.Rings)
+	case attach.PerCPU:
+		cpus, err := kernel.OnlineCPUs()
+		if err != nil {
+			return err
+		}
+		rings = uint64(len(cpus))
+	case attach.PerCgroup: // there may be hundreds
+		rings = defaultRings
+	}
+	below, _ := ringbuf.NearestSizes(max(defaultRings/rings, smallestRing))
+	p.attach.RingSize = uint32(below)
+	return nil
+}
+
+// parseTopology reads which rings there are to be, and the N of hash:N.
+func parseTopology(text string) (t attach.Topology, n uint32, err error) {
+	name, count, hasCount := strings.Cut(text, ":")
+	switch {
+	case text == "shared":
+		return attach.Shared, 0, nil
+	case text == "percpu":
+		return attach.PerCPU, 0, nil
+	case text == "cgroup":
+		return attach.PerCgroup, 0, nil
+	case name == "hash" && hasCount:
+		n, err := strconv.ParseUint(count, 10, 32)
+		if err != nil || n == 0 || n > maxHash {
+			return 0, 0, fmt.Errorf("hash:%s: want a number of rings from 1 to %d", count, maxHash)
+		}
+		return attach.Hash, uint32(n), nil
+	}
+	return 0, 0, fmt.Errorf("unknown topology %q: want shared, percpu, hash:N (such as hash:4) or cgroup", text)
 }
 
 func isZero(f *traceFlags, name string) bool {
@@ -210,7 +269,7 @@ func lookupUser(name string) (uint32, error) {
 // relative to where that is mounted, or absolute: below the mount, or the way
 // /proc/PID/cgroup writes it.
 func cgroupDir(path string) (string, error) {
-	mount, err := cgroupMount()
+	mount, err := kernel.CgroupMount()
 	if err != nil {
 		return "", err
 	}
@@ -225,22 +284,6 @@ func cgroupDir(path string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("no cgroup %q: looked for %s", path, strings.Join(candidates, " and "))
-}
-
-func cgroupMount() (string, error) {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return "", fmt.Errorf("looking for the cgroup mount: %w", err)
-	}
-	for line := range strings.Lines(string(mounts)) {
-		before, after, ok := strings.Cut(line, " - ")
-		if ok && strings.HasPrefix(after, "cgroup2 ") {
-			if fields := strings.Fields(before); len(fields) > 4 {
-				return fields[4], nil
-			}
-		}
-	}
-	return "", errors.New("the unified (v2) cgroup hierarchy is not mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
 }
 
 // parseWakeup reads when records wake the reader. p has the ring's size already.

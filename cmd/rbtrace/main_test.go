@@ -66,6 +66,9 @@ func TestScripts(t *testing.T) {
 			case "kprobes": // does the kernel have them?
 				_, err := os.Stat("/sys/bus/event_source/devices/kprobe")
 				return err == nil, nil
+			case "cgroup2": // is the unified hierarchy mounted?
+				_, err := kernel.CgroupMount()
+				return err == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", name)
 		},

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -54,11 +53,12 @@ func newTrace(s streams, t *tracer.Tracer) *cobra.Command {
 		return cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
 	}
 	for name, f := range map[string]cobra.CompletionFunc{
-		"output":  complete("table", "json"),
-		"time":    complete(field.TimeModes()...),
-		"wakeup":  complete("auto", "every", "bytes=64K", "interval=10ms"),
-		"hook":    complete("auto", "tracepoint", "fentry", "kprobe"),
-		"columns": complete(t.Schema.Keys()...),
+		"output":   complete("table", "json"),
+		"time":     complete(field.TimeModes()...),
+		"wakeup":   complete("auto", "every", "bytes=64K", "interval=10ms"),
+		"topology": complete("shared", "percpu", "hash:4", "cgroup"),
+		"hook":     complete("auto", "tracepoint", "fentry", "kprobe"),
+		"columns":  complete(t.Schema.Keys()...),
 	} {
 		if err := cmd.RegisterFlagCompletionFunc(name, f); err != nil {
 			panic(err) // no such flag: a mistake in this file
@@ -142,12 +142,12 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 	}
 	var stats *statsPrinter
 	p.consume.Stats = func() { stats.print() }
-	events, err := consumer.New(session.Ring(), []*tracer.Tracer{r.tracer}, [][]int{p.columns}, p.style, p.consume)
+	events, err := consumer.New(session.Rings(), []*tracer.Tracer{r.tracer}, [][]int{p.columns}, p.style, p.consume)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, events.Close()) }()
-	stats = newStatsPrinter(r.Err, loaded, events)
+	session.WatchCgroups(events.AddRing, events.RetireRing)
 	if c != nil {
 		if err := session.Follow(c.pid()); err != nil {
 			return err
@@ -157,6 +157,7 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 	if sink == nil {
 		return err
 	}
+	stats = newStatsPrinter(r.warn, loaded, events, sink)
 	if err == nil {
 		err = r.trace(ctx, end, events, sink, c)
 	}
@@ -239,6 +240,13 @@ func (r *traceRun) settle(session *attach.Session, events *consumer.Consumer, si
 	}
 	if unfollowed > 0 {
 		r.warn("%d processes were not followed: too many at once", unfollowed)
+	}
+	ringless, err := session.Ringless()
+	if err != nil {
+		return errors.Join(runErr, err)
+	}
+	if ringless > 0 {
+		r.warn("%d cgroups had no ring of their own, but shared the default one", ringless)
 	}
 	if recorded {
 		runErr = rec.finish(l, unfollowed, runErr)
@@ -350,37 +358,4 @@ func watchPipe(out *os.File, gone func()) (stop func()) {
 		<-done
 		r.Close()
 	}
-}
-
-// statsPrinter prints what happened since it last printed.
-type statsPrinter struct {
-	w      io.Writer
-	loaded *attach.Loaded
-	events *consumer.Consumer
-	last   consumer.Ledger
-	at     time.Time
-	// Wakeups as of last.
-	wakeups uint64
-}
-
-func newStatsPrinter(w io.Writer, l *attach.Loaded, events *consumer.Consumer) *statsPrinter {
-	return &statsPrinter{w: w, loaded: l, events: events, at: time.Now()}
-}
-
-func (s *statsPrinter) print() {
-	books, err := s.loaded.Books()
-	if err != nil {
-		fmt.Fprintf(s.w, "rbtrace: stats: %v\n", err)
-		return
-	}
-	now := time.Now()
-	l := consumer.Ledger{Name: s.loaded.Tracer.Name, CPU: books.CPU, Missed: books.Missed, Counts: s.events.Counts(0)}
-	t, before := l.Total(), s.last.Total()
-	rate := func(n uint64) float64 { return float64(n) / now.Sub(s.at).Seconds() }
-	fill, highest, size := s.events.Fill()
-	percent := func(n uint64) float64 { return 100 * float64(n) / float64(size) }
-	fmt.Fprintf(s.w, "rbtrace: %s: %.0f hits/s, %.0f printed/s, %d lost, %.0f wakeups/s; ring of %s filled %.1f %%, at most %.1f %%\n",
-		l.Name, rate(t.Hits-before.Hits), rate(l.Printed-s.last.Printed), t.Lost, rate(s.events.Wakeups()-s.wakeups),
-		formatSize(size), percent(fill), percent(highest))
-	s.last, s.at, s.wakeups = l, now, s.events.Wakeups()
 }

@@ -39,7 +39,9 @@ type Options struct {
 	Failed     bool              // the failed calls instead
 	Hook       tracer.HookKind   // only this kind; empty: the first that works
 	Params     map[string]string // of the tracers' own flags, by Param.Name
-	RingSize   uint32            // bytes; see ringbuf.ValidSize
+	RingSize   uint32            // of each ring, bytes; see ringbuf.ValidSize
+	Topology   Topology          // which ring an event goes to
+	Rings      uint32            // how many, of the topology Hash
 	Wakeup     Wakeup            // when a record wakes the reader
 	KernelBTF  string            // file with the kernel's types, where it has none itself
 	MaxFollows uint32            // processes that can be followed at once; 0: 65536
@@ -69,11 +71,13 @@ const maxFollows = 1 << 16
 type Session struct {
 	Tracers []*Loaded
 
-	maps   map[string]*ebpf.Map // those that all objects share
-	follow *object
-	opts   Options
-	types  *btf.Spec // from Options.KernelBTF; nil: the running kernel's
-	events *os.File  // of tracefs, once a classic tracepoint was asked for
+	maps    map[string]*ebpf.Map // those that all objects share
+	rings   []*ebpf.Map          // those that there were at the beginning; the first is the default ring
+	cgroups *cgroupRings         // of the topology PerCgroup
+	follow  *object
+	opts    Options
+	types   *btf.Spec // from Options.KernelBTF; nil: the running kernel's
+	events  *os.File  // of tracefs, once a classic tracepoint was asked for
 }
 
 // Loaded is one tracer of a Session.
@@ -96,6 +100,9 @@ type Attempt struct {
 // The error says what a person can do about it, as far as that is known.
 func Open(tracers []*tracer.Tracer, opts Options) (_ *Session, err error) {
 	if err := kernel.CheckVersion(kernel.Release()); err != nil {
+		return nil, err
+	}
+	if err := checkTopology(opts.Topology, kernel.Release()); err != nil {
 		return nil, err
 	}
 	if err := kernel.CheckCapabilities(); err != nil {
@@ -184,19 +191,8 @@ func (s *Session) makeMaps() error {
 		return fmt.Errorf("reading the embedded object: %w", err)
 	}
 	s.maps = make(map[string]*ebpf.Map)
-	create := func(name string, entries uint32) (err error) {
-		m := spec.Maps[name]
-		m.MaxEntries = entries
-		s.maps[name], err = ebpf.NewMap(m)
+	if err := s.makeRings(spec.Maps); err != nil {
 		return err
-	}
-	if err := create(ringMap, s.opts.RingSize); err != nil {
-		return fmt.Errorf("creating a ring buffer of %d bytes: %w", s.opts.RingSize, advise(err))
-	}
-	for _, name := range []string{ringsMap, cgroupRingsMap} {
-		if err := create(name, 1); err != nil {
-			return fmt.Errorf("creating the map of ring buffers: %w", advise(err))
-		}
 	}
 	follows := uint32(1)
 	if s.opts.Filter.Follow {
@@ -204,10 +200,10 @@ func (s *Session) makeMaps() error {
 			follows = maxFollows
 		}
 	}
-	if err := create(treeMap, follows); err != nil {
+	if err := s.create(spec.Maps[treeMap], follows); err != nil {
 		return fmt.Errorf("creating the map of followed processes: %w", err)
 	}
-	if err := create(cgroupMap, 1); err != nil {
+	if err := s.create(spec.Maps[cgroupMap], 1); err != nil {
 		return fmt.Errorf("creating the map of the cgroup: %w", err)
 	}
 	if dir := s.opts.Filter.Cgroup; dir != "" {
@@ -220,6 +216,17 @@ func (s *Session) makeMaps() error {
 			return fmt.Errorf("%s is no cgroup of the unified (v2) hierarchy: %w", dir, err)
 		}
 	}
+	return nil
+}
+
+// create makes a map that all objects share.
+func (s *Session) create(spec *ebpf.MapSpec, entries uint32) error {
+	spec.MaxEntries = entries
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return err
+	}
+	s.maps[spec.Name] = m
 	return nil
 }
 
@@ -294,7 +301,7 @@ func (o *Options) constants(id uint16) map[string]any {
 	copy(comm[:15], f.Comm)
 	return map[string]any{
 		"rb_tracer": id, "rb_failed": o.Failed,
-		"rb_topology": uint32(0), "rb_ring_count": uint32(1),
+		"rb_topology": uint32(o.Topology), "rb_ring_count": max(o.Rings, 1),
 		"rb_wakeup": uint32(o.Wakeup.Policy), "rb_wakeup_bytes": o.Wakeup.Bytes,
 		"rb_pid": f.PID, "rb_ppid": f.PPID,
 		"rb_by_uid": f.UID != nil, "rb_uid": uid,
@@ -350,9 +357,6 @@ func sized(n uint64, size uint32) any {
 	return n
 }
 
-// Ring is the ring that all tracers write to. It remains the session's.
-func (s *Session) Ring() *ebpf.Map { return s.maps[ringMap] }
-
 // Detach ends the flow of events. Programs that are under way may still finish a
 // record: see kernel.Settle.
 func (s *Session) Detach() {
@@ -361,6 +365,9 @@ func (s *Session) Detach() {
 	}
 	if s.follow != nil {
 		s.follow.detach()
+	}
+	if s.cgroups != nil {
+		s.cgroups.detach()
 	}
 }
 
@@ -372,8 +379,14 @@ func (s *Session) Close() {
 	if s.follow != nil {
 		s.follow.close()
 	}
+	if s.cgroups != nil {
+		s.cgroups.close()
+	}
+	for _, m := range s.rings {
+		m.Close() // for the second time, where the cgroup's is closed
+	}
 	for _, m := range s.maps {
-		m.Close() // also of nil
+		m.Close()
 	}
 	if s.events != nil {
 		s.events.Close()

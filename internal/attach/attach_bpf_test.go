@@ -101,7 +101,7 @@ func noHook(err error) bool {
 func TestLoad(t *testing.T) {
 	bpftest.Require(t)
 	uid := uint32(12345)
-	cgroup, err := bpftest.CgroupMount()
+	cgroup, err := kernel.CgroupMount()
 	if err != nil {
 		bpftest.Skipf(t, "%v", err)
 	}

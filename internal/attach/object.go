@@ -39,6 +39,7 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 	spec.Programs = wanted
 
 	shared := maps.Clone(s.maps)
+	shared[ringMap] = s.rings[0] // the default ring
 	for name, m := range shared {
 		if spec.Maps[name] == nil {
 			delete(shared, name)

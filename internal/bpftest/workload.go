@@ -19,6 +19,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/rbtrace/rbtrace/internal/kernel"
 )
 
 // KernelEnv names the environment variable that holds the label of the kernel
@@ -155,7 +157,7 @@ func writeReport() error {
 	}
 	r.Exe, r.Cwd = readlink("/proc/self/exe"), readlink("/proc/self/cwd")
 	r.Cmdline = read(os.ReadFile("/proc/self/cmdline"))
-	if mount, err := CgroupMount(); err == nil {
+	if mount, err := kernel.CgroupMount(); err == nil {
 		cgroups := read(os.ReadFile("/proc/self/cgroup"))
 		for l := range strings.Lines(string(cgroups)) {
 			if path, ok := strings.CutPrefix(strings.TrimSpace(l), "0::"); ok {
@@ -169,23 +171,6 @@ func writeReport() error {
 		return err
 	}
 	return json.NewEncoder(os.NewFile(ReportFD, "report")).Encode(r)
-}
-
-// ErrNoCgroup2 says that no unified cgroup hierarchy is mounted.
-var ErrNoCgroup2 = errors.New("no cgroup2 file system is mounted")
-
-// CgroupMount returns where the unified cgroup hierarchy is mounted.
-func CgroupMount() (string, error) {
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		return "", err
-	}
-	for l := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(l); len(f) > 2 && f[2] == "cgroup2" {
-			return f[1], nil
-		}
-	}
-	return "", ErrNoCgroup2
 }
 
 // Child is a process of this test binary that plays a role: by default, to write
@@ -251,6 +236,9 @@ func (c *Child) End(tb testing.TB) []byte {
 	}
 	return b
 }
+
+// Release lets the started child go on where it waits for AwaitEOF.
+func (c *Child) Release() { c.in.Close() }
 
 // Report starts the child if it was not, and returns the report that it, or the
 // program that it became, wrote.

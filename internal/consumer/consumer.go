@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package consumer moves records from a ring to a sink: it waits, drains,
-// decodes, counts what became of each record, and finds where events were lost.
+// Package consumer moves records from rings to a sink: it waits, drains, puts the
+// records of several rings in order, decodes, counts what became of each record,
+// and finds where events were lost.
 package consumer
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -71,6 +74,9 @@ type Counts struct {
 	Unwritten   uint64 // the sink could not write them: a closed pipe, a full disk
 	Left        uint64 // found in the ring after the end and not consumed
 	Unreadable  uint64 // in damaged parts of a recording
+	// Late is how many of those consumed came out of order: older than one that had
+	// been taken from another ring.
+	Late uint64
 }
 
 // source is one tracer's records on their way.
@@ -88,10 +94,11 @@ type cpuState struct {
 	time uint64 // of the last one
 }
 
-// Consumer drains one ring into one sink. Its methods belong to one goroutine.
+// Consumer drains rings into one sink. Its methods belong to one goroutine, but
+// for AddRing and RetireRing.
 type Consumer struct {
-	ring    *ringbuf.Ring
-	poller  *ringbuf.Poller
+	lanes   []*lane
+	poller  *ringbuf.Poller // nil: this is a replay
 	sources []*source
 	sink    output.Sink
 	raw     output.RawSink // sink, if it takes records
@@ -103,31 +110,47 @@ type Consumer struct {
 	written   uint64   // sink.Written at the last look
 	lastFlush time.Time
 	nextStats time.Time
-	highWater uint64
+	highWater uint64 // of any ring
 	wakeups   uint64
-	unknown   uint64 // records of no tracer of this consumer
+	lag       time.Duration // the longest since the last Lag
+	unknown   uint64        // records of no tracer of this consumer
+
+	heap    laneHeap // of the merge: lanes with a record
+	last    uint64   // time of the newest record taken, of several rings
+	mu      sync.Mutex
+	changes []change // of lanes, not yet made
 }
 
-// New returns a consumer of m, which nobody else may read. tracers are in the
+// New returns a consumer of maps, which nobody else may read. tracers are in the
 // order of the ids in their records, and columns are those that a table shows of
 // each. Close it.
-func New(m *ebpf.Map, tracers []*tracer.Tracer, columns [][]int, style *field.TimeStyle, opts Options) (*Consumer, error) {
+func New(maps []*ebpf.Map, tracers []*tracer.Tracer, columns [][]int, style *field.TimeStyle, opts Options) (_ *Consumer, err error) {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, fmt.Errorf("counting the CPUs: %w", err)
 	}
-	ring, err := ringbuf.Open(m)
+	poller, err := ringbuf.NewPoller()
 	if err != nil {
-		return nil, fmt.Errorf("mapping the ring: %w", err)
-	}
-	poller, err := ringbuf.NewPoller(ring)
-	if err != nil {
-		ring.Close()
-		return nil, fmt.Errorf("preparing to wait for the ring: %w", err)
+		return nil, fmt.Errorf("preparing to wait for the rings: %w", err)
 	}
 	c := &Consumer{
-		ring: ring, poller: poller, opts: opts, wall: kernel.WallOffset(),
+		poller: poller, opts: opts, wall: kernel.WallOffset(),
 		sources: newSources(tracers, columns, style, cpus),
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Close())
+		}
+	}()
+	for _, m := range maps {
+		l, err := newLane(m)
+		if err != nil {
+			return nil, err
+		}
+		c.lanes = append(c.lanes, l)
+		if err := c.poller.Add(l.ring); err != nil {
+			return nil, err
+		}
 	}
 	return c, nil
 }
@@ -155,12 +178,16 @@ func (c *Consumer) setSink(sink output.Sink) {
 // Source returns where the events of tracer i come from, as sinks see it.
 func (c *Consumer) Source(i int) *output.Source { return &c.sources[i].Source }
 
-// Close releases the mapping.
+// Close releases the mappings.
 func (c *Consumer) Close() error {
-	if c.ring == nil {
+	if c.poller == nil {
 		return nil
 	}
-	return errors.Join(c.poller.Close(), c.ring.Close())
+	err := errors.Join(c.change(), c.poller.Close())
+	for _, l := range c.lanes {
+		err = errors.Join(err, l.ring.Close())
+	}
+	return err
 }
 
 // Run moves records to sink until ctx is done, until MaxEvents are printed (both
@@ -174,8 +201,12 @@ func (c *Consumer) Run(ctx context.Context, sink output.Sink) error {
 	stop := context.AfterFunc(ctx, c.poller.Interrupt)
 	defer stop()
 	for {
-		c.highWater = max(c.highWater, c.ring.Avail())
-		if err := c.drain(ctx); err != nil {
+		if err := c.change(); err != nil {
+			return err
+		}
+		c.measure()
+		hold, err := c.drain(ctx, false)
+		if err != nil {
 			return err
 		}
 		ended := ctx.Err() != nil || c.reached()
@@ -187,25 +218,34 @@ func (c *Consumer) Run(ctx context.Context, sink output.Sink) error {
 		if ended {
 			return nil
 		}
-		wait := c.poller.Wait
-		if c.opts.LookEvery > 0 {
-			wait = c.poller.WaitWakeup
-		}
-		wake, err := wait(c.untilNext())
-		if err != nil {
+		if err := c.wait(hold); err != nil {
 			return fmt.Errorf("waiting for events: %w", err)
 		}
-		if wake == ringbuf.Data {
-			c.wakeups++
-		}
 		c.stats()
-		// A ring that is filling has no time to lose.
-		if c.opts.Pace > 0 && wake == ringbuf.Data && c.ring.Avail() < uint64(c.ring.Size())/8 {
-			if _, err := c.poller.Pause(c.opts.Pace); err != nil {
-				return fmt.Errorf("waiting for events: %w", err)
-			}
-		}
 	}
+}
+
+// wait waits for something to do: hold says how long records wait for those of
+// other rings, 0: none does.
+func (c *Consumer) wait(hold time.Duration) error {
+	if hold > 0 {
+		_, err := c.poller.Pause(hold)
+		return err
+	}
+	wait := c.poller.Wait
+	if c.opts.LookEvery > 0 {
+		wait = c.poller.WaitWakeup
+	}
+	wake, err := wait(c.untilNext())
+	if err != nil || wake != ringbuf.Data {
+		return err
+	}
+	c.wakeups++
+	// A ring that is filling has no time to lose.
+	if c.opts.Pace > 0 && !slices.ContainsFunc(c.lanes, func(l *lane) bool { return l.ring.Avail() >= uint64(l.ring.Size())/8 }) {
+		_, err = c.poller.Pause(c.opts.Pace)
+	}
+	return err
 }
 
 // Finish takes what is still in the ring once the probes are detached. It ends
@@ -217,8 +257,11 @@ func (c *Consumer) Run(ctx context.Context, sink output.Sink) error {
 func (c *Consumer) Finish(sink output.Sink, balanced func() bool) error {
 	c.setSink(sink)
 	deadline := time.Now().Add(settleWithin)
+	if err := c.change(); err != nil {
+		return err
+	}
 	for {
-		err := c.drain(context.Background())
+		_, err := c.drain(context.Background(), true)
 		if ferr := c.flush(); err == nil {
 			err = ferr
 		}
@@ -240,35 +283,58 @@ func (c *Consumer) reached() bool {
 }
 
 // drain takes records until there are none, enough are printed, or ctx is done.
-func (c *Consumer) drain(ctx context.Context) error {
+// Where it leaves records for the sake of their order, which it does not with
+// all, it says how long.
+func (c *Consumer) drain(ctx context.Context, all bool) (hold time.Duration, err error) {
+	if len(c.lanes) > 1 {
+		hold, err = c.merge(ctx, all)
+	} else {
+		err = c.drainOne(ctx, c.lanes[0].ring)
+	}
+	for _, l := range c.lanes {
+		l.ring.Commit()
+		if rerr := l.ring.Err(); rerr != nil && err == nil {
+			err = fmt.Errorf("reading the ring: %w", rerr)
+		}
+	}
+	return hold, err
+}
+
+// drainOne drains the only ring.
+func (c *Consumer) drainOne(ctx context.Context, ring *ringbuf.Ring) error {
 	for n := 1; !c.reached(); n++ {
-		record, ok := c.ring.Next()
+		record, ok := ring.Next()
 		if !ok {
-			break
+			return nil
 		}
 		if err := c.take(record); err != nil {
 			return err
 		}
-		if c.ring.Held() >= uint64(c.ring.Size())/8 {
-			c.ring.Commit()
+		if ring.Held() >= uint64(ring.Size())/8 {
+			ring.Commit()
 		}
 		if n%checkEvery == 0 {
-			if ctx.Err() != nil {
-				break
+			if end, err := c.check(ctx); end || err != nil {
+				return err
 			}
-			if time.Since(c.lastFlush) >= max(flushAfter, c.opts.Hold) {
-				if err := c.flush(); err != nil {
-					return err
-				}
-			}
-			c.stats()
 		}
 	}
-	c.ring.Commit()
-	if err := c.ring.Err(); err != nil {
-		return fmt.Errorf("reading the ring: %w", err)
-	}
 	return nil
+}
+
+// check does what cannot wait until the rings are drained, and reports whether
+// draining is to end.
+func (c *Consumer) check(ctx context.Context) (end bool, err error) {
+	if ctx.Err() != nil {
+		return true, nil
+	}
+	if time.Since(c.lastFlush) >= max(flushAfter, c.opts.Hold) {
+		if err := c.flush(); err != nil {
+			return true, err
+		}
+	}
+	c.stats()
+	return false, nil
 }
 
 // take moves one record to the sink.
@@ -362,18 +428,20 @@ func (c *Consumer) ShowLosses(i int, books []wire.Ledger, missed uint64) error {
 	return c.flush()
 }
 
-// countLeft empties the ring and counts what was in it as left.
+// countLeft empties the rings and counts what was in them as left.
 func (c *Consumer) countLeft() {
-	for {
-		record, ok := c.ring.Next()
-		if !ok {
-			break
+	for _, l := range c.lanes {
+		for {
+			record, ok := l.ring.Next()
+			if !ok {
+				break
+			}
+			if s, _ := c.sourceOf(record); s != nil {
+				s.counts.Left++
+			}
 		}
-		if s, _ := c.sourceOf(record); s != nil {
-			s.counts.Left++
-		}
+		l.ring.Commit()
 	}
-	c.ring.Commit()
 }
 
 // flush makes the sink write, and counts what it wrote.
@@ -392,7 +460,7 @@ func (c *Consumer) flush() error {
 	c.pending = c.pending[:0]
 	// The wall clock may have been set. Less than a millisecond is the noise of
 	// reading two clocks, or slewing.
-	if wall := kernel.WallOffset(); c.ring != nil && max(wall-c.wall, c.wall-wall) > int64(time.Millisecond) {
+	if wall := kernel.WallOffset(); c.poller != nil && max(wall-c.wall, c.wall-wall) > int64(time.Millisecond) {
 		c.wall = wall
 	}
 	if err != nil {
@@ -438,17 +506,67 @@ func (c *Consumer) Counts(i int) Counts { return c.sources[i].counts }
 // Unknown is the number of records that belong to none of the tracers.
 func (c *Consumer) Unknown() uint64 { return c.unknown }
 
-// Fill returns the bytes in the ring, the most that Run has found in it, and its
-// size.
-func (c *Consumer) Fill() (now, highest, size uint64) {
-	now = c.ring.Avail()
-	c.highWater = max(c.highWater, now)
-	return now, c.highWater, uint64(c.ring.Size())
+// Fill is how full the rings are, in bytes.
+type Fill struct {
+	Rings     int
+	RingSize  uint64 // of each ring
+	Bytes     uint64 // in all of them
+	Fullest   uint64 // in the fullest one
+	HighWater uint64 // the most that was found in any ring
+}
+
+// Fill looks at the rings.
+func (c *Consumer) Fill() Fill {
+	f := Fill{Rings: len(c.lanes)}
+	for _, l := range c.lanes {
+		n := l.ring.Avail()
+		f.Bytes += n
+		f.Fullest = max(f.Fullest, n)
+		f.RingSize = uint64(l.ring.Size())
+	}
+	c.highWater = max(c.highWater, f.Fullest)
+	f.HighWater = c.highWater
+	return f
+}
+
+// measure notes, before a drain, how full the rings are, and how long the oldest
+// record has waited.
+func (c *Consumer) measure() {
+	var oldest uint64
+	for _, l := range c.lanes {
+		c.highWater = max(c.highWater, l.ring.Avail())
+		if c.opts.StatsEvery == 0 {
+			continue
+		}
+		if record, ok := l.ring.Peek(); ok {
+			if head := tracer.Head(record); head != nil && (oldest == 0 || head.Time < oldest) {
+				oldest = head.Time
+			}
+		}
+	}
+	if oldest > 0 {
+		c.lag = max(c.lag, time.Duration(kernel.BootTime()-oldest))
+	}
+}
+
+// Lag is the longest that a record waited from its event to being taken out of
+// its ring, since Lag was last called. It is known with Options.StatsEvery alone.
+func (c *Consumer) Lag() time.Duration {
+	lag := c.lag
+	c.lag = 0
+	return lag
 }
 
 // Wakeups is how often Run was woken, or looked by itself, and found data.
 func (c *Consumer) Wakeups() uint64 { return c.wakeups }
 
-// Stuck reports whether an uncommitted record holds the ring up, and for how
-// long this consumer has known.
-func (c *Consumer) Stuck() (time.Duration, bool) { return c.ring.Busy() }
+// Stuck reports whether an uncommitted record holds a ring up, and for how long
+// this consumer has known.
+func (c *Consumer) Stuck() (longest time.Duration, stuck bool) {
+	for _, l := range c.lanes {
+		if age, ok := l.ring.Busy(); ok {
+			longest, stuck = max(longest, age), true
+		}
+	}
+	return longest, stuck
+}

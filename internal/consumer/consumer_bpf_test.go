@@ -17,6 +17,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/bpftest"
 	"github.com/rbtrace/rbtrace/internal/consumer"
 	"github.com/rbtrace/rbtrace/internal/field"
+	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/output"
 )
 
@@ -25,7 +26,7 @@ const noWakeup = 1
 
 func onRing(t *testing.T, m *ebpf.Map, opts consumer.Options) *consumer.Consumer {
 	t.Helper()
-	c, err := consumer.New(m, tracers, make([][]int, 2), field.NewTimeStyle(field.TimeWall, nil), opts)
+	c, err := consumer.New([]*ebpf.Map{m}, tracers, make([][]int, 2), field.NewTimeStyle(field.TimeWall, nil), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,10 +51,15 @@ func write(t *testing.T, w *bpftest.Writer, from, to int, flags uint64) {
 // wrote.
 func inOrder(t *testing.T, notes []string, n int) {
 	t.Helper()
+	inOrderFrom(t, notes, 0, n)
+}
+
+func inOrderFrom(t *testing.T, notes []string, from, n int) {
+	t.Helper()
 	var want sink
 	c := newConsumer(consumer.Options{})
 	var records recording
-	for i := range n {
+	for i := from; i < from+n; i++ {
 		records = append(records, at(i, i%2, 0, 0, i))
 	}
 	if err := c.Replay(context.Background(), &records, &want); err != nil {
@@ -104,8 +110,8 @@ func TestRun(t *testing.T) {
 			same(t, []consumer.Counts{c.Counts(0), c.Counts(1)}, []consumer.Counts{
 				{Consumed: n/2 + 1, Printed: n/2 + 1}, {Consumed: n / 2, Printed: n / 2},
 			})
-			if now, highest, size := c.Fill(); now != 0 || highest == 0 || highest > size || size != uint64(os.Getpagesize()) {
-				t.Errorf("fill %d, at most %d of %d", now, highest, size)
+			if f := c.Fill(); f.Rings != 1 || f.Bytes != 0 || f.Fullest != 0 || f.HighWater == 0 || f.HighWater > f.RingSize || f.RingSize != uint64(os.Getpagesize()) {
+				t.Errorf("fill %+v", f)
 			}
 		})
 	}
@@ -196,4 +202,107 @@ func TestStats(t *testing.T) {
 		end()
 		_ = c.Close()
 	}
+}
+
+// rings makes n rings, and a consumer of them all.
+func rings(t *testing.T, n int, opts consumer.Options) (*consumer.Consumer, []*bpftest.Writer) {
+	t.Helper()
+	var maps []*ebpf.Map
+	var writers []*bpftest.Writer
+	for range n {
+		m, w := bpftest.NewRing(t, 1<<20)
+		maps, writers = append(maps, m), append(writers, w)
+	}
+	c, err := consumer.New(maps, tracers, make([][]int, 2), field.NewTimeStyle(field.TimeWall, nil), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c, writers
+}
+
+// TestMerge: what several rings hold comes out in the order of its time, each ring
+// in its own order, and what is older than what was shown already is counted.
+func TestMerge(t *testing.T) {
+	const n = 1009
+	c, w := rings(t, 3, consumer.Options{})
+	s := &sink{}
+	for i := range n {
+		write(t, w[(i*i)%3], i+1, i+2, 0)
+	}
+	done, end := context.WithCancel(context.Background())
+	end()
+	if err := c.Run(done, s); err != nil {
+		t.Fatal(err)
+	}
+	inOrderFrom(t, s.notes, 1, n)
+	same(t, c.Counts(0).Late+c.Counts(1).Late, 0)
+
+	// Too late, of tracer 0; and in order again.
+	write(t, w[1], 4, 5, 0)
+	if err := c.Run(done, s); err != nil {
+		t.Fatal(err)
+	}
+	write(t, w[2], n+1, n+2, 0)
+	if err := c.Finish(s, func() bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	same(t, s.notes[n:], []string{"a 4", "a 1010"})
+	same(t, []uint64{c.Counts(0).Late, c.Counts(1).Late}, []uint64{1, 0})
+	if f := c.Fill(); f.Rings != 3 || f.Bytes != 0 || f.HighWater == 0 {
+		t.Errorf("fill %+v", f)
+	}
+}
+
+// TestMergeWaits: a record whose time is now waits for older ones of rings that are
+// drained, though not for long.
+func TestMergeWaits(t *testing.T) {
+	c, w := rings(t, 2, consumer.Options{MaxEvents: 2})
+	s := &sink{}
+	now := int(kernel.BootTime()) + int(300*time.Millisecond)
+	w[0].Write(t, at(now, 0, 0, 0, 2), 0)
+	ran := make(chan error)
+	go func() { ran <- c.Run(context.Background(), s) }()
+	time.Sleep(100 * time.Millisecond)
+	w[1].Write(t, at(now-1, 0, 0, 0, 1), 0)
+	select {
+	case err := <-ran:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it waits for ever")
+	}
+	same(t, s.notes, []string{"a 1", "a 2"})
+	same(t, c.Counts(0).Late, 0)
+}
+
+// TestRings: rings come and go while the consumer runs.
+func TestRings(t *testing.T) {
+	c, w := rings(t, 1, consumer.Options{Pace: consumer.DefaultPace, MaxEvents: 3})
+	s := &sink{}
+	ran := make(chan error)
+	go func() { ran <- c.Run(context.Background(), s) }()
+	write(t, w[0], 0, 1, 0)
+	m, more := bpftest.NewRing(t, 1<<20)
+	if err := c.AddRing(m); err != nil {
+		t.Fatal(err)
+	}
+	write(t, more, 1, 2, 0)
+	c.RetireRing(m)
+	m.Close() // it has a descriptor of its own
+	time.Sleep(1100 * time.Millisecond)
+	write(t, w[0], 2, 3, 0)
+	if err := <-ran; err != nil {
+		t.Fatal(err)
+	}
+	same(t, s.notes, []string{"a 0", "b 1", "a 2"})
+	if err := c.Finish(s, func() bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	same(t, c.Fill().Rings, 1)
 }

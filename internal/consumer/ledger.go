@@ -78,5 +78,8 @@ func (l *Ledger) String() string {
 			fmt.Fprintf(&s, " + %d %s", more.n, more.what)
 		}
 	}
+	if l.Late > 0 {
+		fmt.Fprintf(&s, "; %d came late, out of order", l.Late)
+	}
 	return s.String()
 }

@@ -125,6 +125,68 @@ func WallOffset() int64 {
 	return wall.Nano() - boot.Nano()
 }
 
+// BootTime is now by the clock that records carry, in ns.
+func BootTime() uint64 {
+	var boot unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) // exists since 2.6.39
+	return uint64(boot.Nano())
+}
+
+// MemAvailable is how much memory the machine could give without swapping, in
+// bytes, as /proc/meminfo estimates it.
+func MemAvailable() (uint64, error) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, fmt.Errorf("looking for the available memory: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
+			n, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 54)
+			if err != nil {
+				return 0, fmt.Errorf("looking for the available memory: %w", err)
+			}
+			return n << 10, nil
+		}
+	}
+	return 0, errors.New("/proc/meminfo does not tell the available memory")
+}
+
+// OnlineCPUs returns the numbers of the CPUs that are online, in order.
+func OnlineCPUs() ([]int, error) {
+	const file = "/sys/devices/system/cpu/online"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("counting the CPUs: %w", err)
+	}
+	cpus, err := parseCPUs(strings.TrimSpace(string(text)))
+	if err != nil {
+		return nil, fmt.Errorf("counting the CPUs: %s has %q: %w", file, text, err)
+	}
+	return cpus, nil
+}
+
+// parseCPUs reads a list such as "0-3,5".
+func parseCPUs(list string) (cpus []int, err error) {
+	for part := range strings.SplitSeq(list, ",") {
+		first, last, ok := strings.Cut(part, "-")
+		if !ok {
+			last = first
+		}
+		from, err := strconv.Atoi(first)
+		if err != nil {
+			return nil, err
+		}
+		to, err := strconv.Atoi(last)
+		if err != nil {
+			return nil, err
+		}
+		for cpu := from; cpu <= to; cpu++ {
+			cpus = append(cpus, cpu)
+		}
+	}
+	return cpus, nil
+}
+
 // Settle waits until every BPF program that was under way when it was called has
 // ended, as far as the kernel offers a way: after it, what a detached program
 // wrote can be relied on to be there.

@@ -7,9 +7,11 @@ package output
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/rbtrace/rbtrace/internal/field"
 	"github.com/rbtrace/rbtrace/internal/tracer"
@@ -151,6 +153,47 @@ func jsonPrefixes(source *Source) []string {
 func (j *JSON) Lost(l Loss) error {
 	j.b = fmt.Appendf(j.b, `{"type":"lost","tracer":"%s","cpu":%d,"lost":%d,"after_boot_ns":%d,"before_boot_ns":%d}`,
 		l.Source.Name, l.CPU, l.Lost, l.After, l.Before)
+	return j.endOther()
+}
+
+// Stats is a record of how a trace is doing. Counts are since its beginning, rates
+// since the last record, per second, and sizes in bytes.
+type Stats struct {
+	Time     time.Time     `json:"time"`
+	Interval time.Duration `json:"interval_ns"` // that the rates are of
+	Tracer   string        `json:"tracer"`
+
+	Hits      uint64 `json:"hits"`
+	Filtered  uint64 `json:"filtered"`
+	Lost      uint64 `json:"lost"`
+	Discarded uint64 `json:"discarded"`
+	Submitted uint64 `json:"submitted"`
+	Consumed  uint64 `json:"consumed"`
+	Printed   uint64 `json:"printed"`
+	Late      uint64 `json:"late"`
+	Wakeups   uint64 `json:"wakeups"`
+
+	HitRate    float64 `json:"hits_per_s"`
+	PrintRate  float64 `json:"printed_per_s"`
+	LossRate   float64 `json:"lost_per_s"`
+	WakeupRate float64 `json:"wakeups_per_s"`
+
+	Rings     int    `json:"rings"`
+	RingSize  uint64 `json:"ring_size"`  // of each
+	Fill      uint64 `json:"fill"`       // of all rings
+	Fullest   uint64 `json:"fullest"`    // fill of the fullest one
+	HighWater uint64 `json:"high_water"` // the most that was found in any ring
+	// Lag is the longest that an event waited in its ring.
+	Lag time.Duration `json:"lag_ns"`
+}
+
+// Stats appends a record {"type":"stats",…} at this place of the stream.
+func (j *JSON) Stats(s *Stats) error {
+	object, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("encoding statistics: %w", err)
+	}
+	j.b = append(append(j.b, `{"type":"stats",`...), object[1:]...)
 	return j.endOther()
 }
 

@@ -134,6 +134,16 @@ func (r *Ring) nextSlow() ([]byte, bool) {
 	return r.data.sample(off, length), true
 }
 
+// Peek returns what Next would return, and leaves it to Next. The sample is valid
+// as long as one of Next.
+func (r *Ring) Peek() (sample []byte, ok bool) {
+	length, s := r.head()
+	if s != ready {
+		return nil, false
+	}
+	return r.data.sample(r.pos&r.mask, length), true
+}
+
 // state is what stands at the reader's position.
 type state uint8
 

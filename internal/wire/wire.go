@@ -8,11 +8,19 @@ import "github.com/cilium/ebpf"
 
 //go:generate go tool bpf2go -type rb_head -type rb_ledger -target amd64,arm64 follow ../../bpf/follow.bpf.c -- -I../../bpf/include
 
+//go:generate go tool bpf2go -type rb_cgroup_change -target amd64,arm64 cgroups ../../bpf/cgroups.bpf.c -- -I../../bpf/include
+
 // Head is the head of every record (struct rb_head).
 type Head = followRbHead
 
 // Ledger is one CPU's books of one tracer (struct rb_ledger).
 type Ledger = followRbLedger
+
+// CgroupChange tells of a cgroup that came or went (struct rb_cgroup_change).
+type CgroupChange = cgroupsRbCgroupChange
+
+// LoadCgroups returns the object that tells of them (bpf/cgroups.bpf.c).
+func LoadCgroups() (*ebpf.CollectionSpec, error) { return loadCgroups() }
 
 // LoadFollow returns the object that follows processes (bpf/follow.bpf.c). Its maps
 // also serve as the specifications of those that all objects share.

@@ -18,12 +18,13 @@ import (
 	"github.com/rbtrace/rbtrace/internal/attach"
 	"github.com/rbtrace/rbtrace/internal/bpftest"
 	"github.com/rbtrace/rbtrace/internal/bpftest/tracetest"
+	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/probes/exec"
 )
 
 // newCgroup makes a cgroup of the unified hierarchy, and one below it.
 func newCgroup(t *testing.T) (dir, child string) {
-	mount, err := bpftest.CgroupMount()
+	mount, err := kernel.CgroupMount()
 	if err == nil {
 		dir, err = os.MkdirTemp(mount, "rbtrace-test")
 	}
