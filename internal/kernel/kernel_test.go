@@ -17,7 +17,11 @@ func TestParseCPUs(t *testing.T) {
 		{"0", "[0]"},
 		{"0-3", "[0 1 2 3]"},
 		{"0,2-3,9", "[0 2 3 9]"},
-		{"", "error"}, {"x", "error"}, {"0-", "error"}, {"-1", "error"}, {"0,,1", "error"},
+		{"", "error"},
+		{"x", "error"},
+		{"0-", "error"},
+		{"-1", "error"},
+		{"0,,1", "error"},
 	} {
 		cpus, err := parseCPUs(test.list)
 		got := fmt.Sprint(cpus)
