@@ -51,6 +51,7 @@ func (s *statsPrinter) print() {
 		Rings: fill.Rings, RingSize: fill.RingSize, Fill: fill.Bytes, Fullest: fill.Fullest, HighWater: fill.HighWater,
 		Lag: lag,
 	}
+	st.Busy, _ = s.events.Stuck()
 	s.last, s.at, s.wakeups = l, now, wakeups
 	if s.json != nil {
 		if err := s.json.Stats(&st); err != nil {
@@ -65,7 +66,11 @@ func (s *statsPrinter) print() {
 		full = "the fullest filled"
 	}
 	percent := func(n uint64) float64 { return 100 * float64(n) / float64(st.RingSize) }
-	s.warn("%s: %.0f hits/s, %.0f printed/s, %d lost, %.0f wakeups/s, lag %v; %s, %s %.1f %%, at most %.1f %%",
+	stuck := ""
+	if st.Busy > 0 {
+		stuck = fmt.Sprintf("; an uncommitted record has held up a ring for %v", st.Busy.Round(time.Millisecond))
+	}
+	s.warn("%s: %.0f hits/s, %.0f printed/s, %d lost, %.0f wakeups/s, lag %v; %s, %s %.1f %%, at most %.1f %%%s",
 		l.Name, st.HitRate, st.PrintRate, t.Lost, st.WakeupRate, lag.Round(10*time.Microsecond), rings, full,
-		percent(st.Fullest), percent(st.HighWater))
+		percent(st.Fullest), percent(st.HighWater), stuck)
 }

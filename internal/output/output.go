@@ -185,6 +185,8 @@ type Stats struct {
 	HighWater uint64 `json:"high_water"` // the most that was found in any ring
 	// Lag is the longest that an event waited in its ring.
 	Lag time.Duration `json:"lag_ns"`
+	// Busy is how long an uncommitted record has held up a ring; 0: none does.
+	Busy time.Duration `json:"busy_ns"`
 }
 
 // Stats appends a record {"type":"stats",…} at this place of the stream.
