@@ -58,25 +58,34 @@ type traceFlags struct {
 	failOnLoss bool
 	write      string
 	replay     bool // of a recording: there is nothing to be said of processes here
+	mixed      bool // the table is one of several tracers, also where there is one
 	hook       string
 	explain    bool
 	btf        string
 	params     map[string]*string // by Param.Name
 }
 
-func (f *traceFlags) register(flags *pflag.FlagSet, t *tracer.Tracer) {
+// register registers the flags of one tracer; or those of any set of them, whose
+// own flags have the tracer's name and a dot in front.
+func (f *traceFlags) register(flags *pflag.FlagSet, tracers ...*tracer.Tracer) {
 	flags.SortFlags = false
 	f.params = make(map[string]*string)
-	for _, p := range t.Params {
-		v := &paramValue{param: &p}
-		flags.VarP(v, p.Name, p.Short, p.Usage)
-		f.params[p.Name] = &v.value
+	for _, t := range tracers {
+		for _, p := range t.Params {
+			v := &paramValue{param: &p}
+			name, short, usage := p.Name, p.Short, p.Usage
+			if len(tracers) > 1 {
+				name, short, usage = t.Name+"."+p.Name, "", "of "+t.Name+": "+p.Usage
+			}
+			flags.VarP(v, name, short, usage)
+			f.params[name] = &v.value
+		}
 	}
 	flags.Uint32VarP(&f.pid, "pid", "p", 0, "only the process with this `PID`")
 	flags.Uint32Var(&f.ppid, "ppid", 0, "only children of the process with this `PID`")
 	flags.StringVarP(&f.uid, "uid", "u", "", "only this `USER`, by number or name")
 	flags.StringVarP(&f.comm, "comm", "n", "", "only tasks of this `NAME`: all of it, at most 15 bytes")
-	if t.HasFailed() {
+	if slices.ContainsFunc(tracers, (*tracer.Tracer).HasFailed) {
 		flags.BoolVarP(&f.failed, "failed", "x", false, "show the calls that failed, and only those")
 	}
 	flags.StringVar(&f.cgroup, "cgroup", "", "only the v2 cgroup at `PATH` and those below it; relative to the cgroup mount, or absolute")
@@ -102,22 +111,19 @@ type plan struct {
 	attach  attach.Options
 	consume consumer.Options
 	format  output.Format
-	columns []int
+	columns [][]int // of each tracer
+	mixed   []int   // of the table of several tracers; nil: it is one of one tracer
 	style   *field.TimeStyle
 }
 
-// plan checks the flags. warn is told what is odd, but no error.
-func (f *traceFlags) plan(t *tracer.Tracer, changed func(string) bool, warn func(string, ...any)) (*plan, error) {
+// plan checks the flags for tracers. warn is told what is odd, but no error.
+func (f *traceFlags) plan(tracers []*tracer.Tracer, changed func(string) bool, warn func(string, ...any)) (*plan, error) {
 	p := &plan{attach: attach.Options{Failed: f.failed, KernelBTF: f.btf, Params: make(map[string]string)}}
 	var err error
 	if p.format, err = output.ParseFormat(f.format); err != nil {
 		return nil, usagef("--output: %w", err)
 	}
-	defaults := t.Columns
-	if f.failed {
-		defaults = t.FailedColumns
-	}
-	if p.columns, err = t.Schema.Select(defaults, f.columns); err != nil {
+	if err := f.selectColumns(p, tracers); err != nil {
 		return nil, usagef("--columns: %w", err)
 	}
 	mode, err := field.ParseTimeMode(f.time)
@@ -132,8 +138,10 @@ func (f *traceFlags) plan(t *tracer.Tracer, changed func(string) bool, warn func
 		return nil, usagef("--wakeup: %w", err)
 	}
 	p.consume.MaxEvents, p.consume.StatsEvery, p.consume.FailOnLoss = f.maxEvents, time.Duration(f.stats), f.failOnLoss
-	if p.attach.Hook, err = parseHook(f.hook, t, f.failed); err != nil {
-		return nil, usagef("--hook: %w", err)
+	for _, t := range tracers {
+		if p.attach.Hook, err = parseHook(f.hook, t, f.failed); err != nil {
+			return nil, usagef("--hook: %w", err)
+		}
 	}
 	for name, value := range f.params {
 		if changed(name) {
@@ -151,6 +159,28 @@ func (f *traceFlags) plan(t *tracer.Tracer, changed func(string) bool, warn func
 		}
 	}
 	return p, f.filter(&p.attach.Filter, changed, warn)
+}
+
+// selectColumns chooses the columns of the table.
+func (f *traceFlags) selectColumns(p *plan, tracers []*tracer.Tracer) (err error) {
+	for _, t := range tracers {
+		defaults, spec := t.Columns, f.columns
+		if f.failed {
+			defaults = t.FailedColumns
+		}
+		if f.mixed || len(tracers) > 1 { // then these are the details
+			spec = ""
+		}
+		columns, err := t.Schema.Select(defaults, spec)
+		if err != nil {
+			return err
+		}
+		p.columns = append(p.columns, columns)
+	}
+	if f.mixed || len(tracers) > 1 {
+		p.mixed, err = output.MixedSchema().Select(output.MixedColumns(), f.columns)
+	}
+	return err
 }
 
 // rings reads how many rings there are to be, and how large.

@@ -86,11 +86,11 @@ func (r *recorder) Lost(l output.Loss) error {
 }
 
 // open begins to record, or to print.
-func (r *traceRun) open(p *plan, events *consumer.Consumer, loaded *attach.Loaded) (output.Sink, error) {
+func (r *traceRun) open(p *plan, events *consumer.Consumer, session *attach.Session) (output.Sink, error) {
 	if r.flags.write == "" {
 		return r.sink(p, events)
 	}
-	meta, err := newMeta(r.flags.failed, loaded)
+	meta, err := newMeta(r.flags.failed, session.Tracers)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,7 @@ func (r *traceRun) open(p *plan, events *consumer.Consumer, loaded *attach.Loade
 	return rec, err
 }
 
-func newMeta(failed bool, loaded *attach.Loaded) (*capture.Meta, error) {
+func newMeta(failed bool, tracers []*attach.Loaded) (*capture.Meta, error) {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, fmt.Errorf("counting the CPUs: %w", err)
@@ -120,28 +120,34 @@ func newMeta(failed bool, loaded *attach.Loaded) (*capture.Meta, error) {
 		return nil, fmt.Errorf("asking for the host's name: %w", err)
 	}
 	now := time.Now()
-	return &capture.Meta{
+	meta := &capture.Meta{
 		Version: buildVersion(), Args: os.Args[1:], Host: host, Kernel: kernel.Release(), Arch: runtime.GOARCH,
 		PageSize: os.Getpagesize(), CPUs: cpus,
 		Start: now.UTC(), StartBoot: now.UnixNano() - kernel.WallOffset(),
-		Tracers: []capture.Tracer{{
-			Name: loaded.Tracer.Name, Failed: failed, Hook: string(loaded.Hook), Layout: loaded.Tracer.Layout(),
-		}},
-	}, nil
+	}
+	for _, l := range tracers {
+		meta.Tracers = append(meta.Tracers, capture.Tracer{
+			Name: l.Tracer.Name, Failed: failed, Hook: string(l.Hook), Layout: l.Tracer.Layout(),
+		})
+	}
+	return meta, nil
 }
 
 // finish ends the recording with the books. err is what tracing ended with; it
 // comes back with what went wrong here.
-func (r *recorder) finish(l *consumer.Ledger, unfollowed uint64, err error) error {
-	books := capture.Books{
-		Missed: l.Missed, Consumed: l.Consumed, Recorded: l.Printed, Unwritten: l.Unwritten, Left: l.Left,
+func (r *recorder) finish(ledgers []*consumer.Ledger, unfollowed uint64, err error) error {
+	end := &capture.End{Time: time.Now().UTC(), Unfollowed: unfollowed}
+	for _, l := range ledgers {
+		books := capture.Books{
+			Missed: l.Missed, Consumed: l.Consumed, Recorded: l.Printed, Unwritten: l.Unwritten, Left: l.Left,
+		}
+		for _, c := range l.CPU {
+			books.CPU = append(books.CPU, capture.Ledger{
+				Hits: c.Hits, Filtered: c.Filtered, Lost: c.Lost, Discarded: c.Discarded, Submitted: c.Submitted,
+			})
+		}
+		end.Tracers = append(end.Tracers, books)
 	}
-	for _, c := range l.CPU {
-		books.CPU = append(books.CPU, capture.Ledger{
-			Hits: c.Hits, Filtered: c.Filtered, Lost: c.Lost, Discarded: c.Discarded, Submitted: c.Submitted,
-		})
-	}
-	end := &capture.End{Time: time.Now().UTC(), Unfollowed: unfollowed, Tracers: []capture.Books{books}}
 	if err != nil && !errors.Is(err, consumer.ErrLost) {
 		end.Error = err.Error()
 	}

@@ -107,7 +107,6 @@ type replayRun struct {
 	name string
 
 	reader  *capture.Reader
-	tracers []*tracer.Tracer
 	damages int  // parts that could not be read
 	cut     bool // the end is missing
 }
@@ -141,19 +140,14 @@ func (r *replayRun) run(ctx context.Context) error {
 	if err := r.findTracers(); err != nil {
 		return err
 	}
-	plans, err := r.plans()
+	p, err := r.plan()
 	if err != nil {
 		return err
 	}
 	r.introduce()
 
-	p := plans[0]
-	var columns [][]int
-	for _, p := range plans {
-		columns = append(columns, p.columns)
-	}
-	p.consume.Keep = r.keep(plans)
-	events := consumer.NewReplay(r.tracers, columns, p.style, r.reader.Meta.CPUs, p.consume)
+	p.consume.Keep = r.keep(p)
+	events := consumer.NewReplay(r.tracers, p.columns, p.style, r.reader.Meta.CPUs, p.consume)
 	sink, err := r.sink(p, events)
 	if err == nil {
 		err = events.Replay(ctx, r, sink)
@@ -180,17 +174,13 @@ func (r *replayRun) findTracers() error {
 	return nil
 }
 
-// plans checks the flags for each tracer.
-func (r *replayRun) plans() ([]*plan, error) {
-	var plans []*plan
-	for i, t := range r.tracers {
-		flags := *r.flags
-		flags.failed = r.reader.Meta.Tracers[i].Failed
-		p, err := flags.plan(t, r.changed, r.warn)
-		if err != nil {
-			return nil, err
-		}
-		plans = append(plans, p)
+// plan checks the flags for the tracers of the recording.
+func (r *replayRun) plan() (*plan, error) {
+	flags := *r.flags
+	flags.failed = r.reader.Meta.Tracers[0].Failed // all of them, or none
+	p, err := flags.plan(r.tracers, r.changed, r.warn)
+	if err != nil {
+		return nil, err
 	}
 	for name := range r.flags.params {
 		has := func(t *tracer.Tracer) bool {
@@ -200,7 +190,7 @@ func (r *replayRun) plans() ([]*plan, error) {
 			return nil, usagef("--%s: no tracer of this recording has it", name)
 		}
 	}
-	return plans, nil
+	return p, nil
 }
 
 // introduce says where the recording comes from.
@@ -222,18 +212,18 @@ func (r *replayRun) introduce() {
 
 // keep returns the filter of the flags: the kernel's, in user space. nil keeps
 // everything.
-func (r *replayRun) keep(plans []*plan) func(int, *wire.Head, []field.Value) bool {
-	f := plans[0].attach.Filter
+func (r *replayRun) keep(plan *plan) func(int, *wire.Head, []field.Value) bool {
+	f := plan.attach.Filter
 	type match struct {
 		param  *tracer.Param
 		column int
 		text   string
 	}
-	matches := make([][]match, len(plans))
+	matches := make([][]match, len(r.tracers))
 	filters := f != attach.Filter{}
 	for i, t := range r.tracers {
 		for _, p := range t.Params {
-			if v, ok := plans[i].attach.Params[p.Name]; ok {
+			if v, ok := plan.attach.Params[p.Name]; ok {
 				matches[i] = append(matches[i], match{&p, t.Schema.Index(p.Column), v})
 				filters = true
 			}

@@ -55,10 +55,13 @@ error, 3 events were lost.`,
 	root.SetHelpCommandGroupID(others)
 	root.SetCompletionCommandGroupID(others)
 	for _, t := range probes.All() {
-		cmd := newTrace(s, t)
+		cmd := newTracer(s, t)
 		cmd.GroupID = tracers
 		root.AddCommand(cmd)
 	}
+	several := newTrace(s)
+	several.GroupID = tracers
+	root.AddCommand(several)
 	for _, cmd := range []*cobra.Command{newList(s), newQuery(s), newReplay(s), newBench(s), newVersion(s)} {
 		cmd.GroupID = others
 		root.AddCommand(cmd)

@@ -14,47 +14,59 @@ import (
 // statsPrinter shows, at an interval, what happened since it last did: in the JSON
 // stream, or else on standard error.
 type statsPrinter struct {
-	warn   func(format string, args ...any)
-	loaded *attach.Loaded
-	events *consumer.Consumer
-	json   *output.JSON // nil: the sink is another one
+	warn    func(format string, args ...any)
+	tracers []*attach.Loaded
+	events  *consumer.Consumer
+	json    *output.JSON // nil: the sink is another one
 
-	last    consumer.Ledger
-	at      time.Time
-	wakeups uint64 // as of last
+	last    []consumer.Ledger // of each tracer
+	at      time.Time         // of last
+	wakeups uint64            // as of last
 }
 
-func newStatsPrinter(warn func(string, ...any), l *attach.Loaded, events *consumer.Consumer, sink output.Sink) *statsPrinter {
-	s := &statsPrinter{warn: warn, loaded: l, events: events, at: time.Now()}
+func newStatsPrinter(warn func(string, ...any), session *attach.Session, events *consumer.Consumer, sink output.Sink) *statsPrinter {
+	s := &statsPrinter{
+		warn: warn, tracers: session.Tracers, events: events, at: time.Now(),
+		last: make([]consumer.Ledger, len(session.Tracers)),
+	}
 	s.json, _ = sink.(*output.JSON)
 	return s
 }
 
 func (s *statsPrinter) print() {
-	books, err := s.loaded.Books()
-	if err != nil {
-		s.warn("stats: %v", err)
-		return
-	}
 	now := time.Now()
-	l := consumer.Ledger{Name: s.loaded.Tracer.Name, CPU: books.CPU, Missed: books.Missed, Counts: s.events.Counts(0)}
-	t, before := l.Total(), s.last.Total()
 	elapsed := now.Sub(s.at)
 	rate := func(n uint64) float64 { return float64(n) / elapsed.Seconds() }
-	fill, wakeups, lag := s.events.Fill(), s.events.Wakeups(), s.events.Lag()
+	fill, wakeups := s.events.Fill(), s.events.Wakeups()
+	// What is of the rings is the same for all tracers.
 	st := output.Stats{
-		Time: now, Interval: elapsed, Tracer: l.Name,
-		Hits: t.Hits, Filtered: t.Filtered, Lost: t.Lost, Discarded: t.Discarded, Submitted: t.Submitted,
-		Consumed: l.Consumed, Printed: l.Printed, Late: l.Late, Wakeups: wakeups,
-		HitRate: rate(t.Hits - before.Hits), PrintRate: rate(l.Printed - s.last.Printed),
-		LossRate: rate(t.Lost - before.Lost), WakeupRate: rate(wakeups - s.wakeups),
+		Time: now, Interval: elapsed, Wakeups: wakeups, WakeupRate: rate(wakeups - s.wakeups),
 		Rings: fill.Rings, RingSize: fill.RingSize, Fill: fill.Bytes, Fullest: fill.Fullest, HighWater: fill.HighWater,
-		Lag: lag,
+		Lag: s.events.Lag(),
 	}
 	st.Busy, _ = s.events.Stuck()
-	s.last, s.at, s.wakeups = l, now, wakeups
+	s.at, s.wakeups = now, wakeups
+	for i, loaded := range s.tracers {
+		books, err := loaded.Books()
+		if err != nil {
+			s.warn("stats: %v", err)
+			return
+		}
+		l := consumer.Ledger{Name: loaded.Tracer.Name, CPU: books.CPU, Missed: books.Missed, Counts: s.events.Counts(i)}
+		t, before := l.Total(), s.last[i].Total()
+		st.Tracer = l.Name
+		st.Hits, st.Filtered, st.Lost, st.Discarded, st.Submitted = t.Hits, t.Filtered, t.Lost, t.Discarded, t.Submitted
+		st.Consumed, st.Printed, st.Late = l.Consumed, l.Printed, l.Late
+		st.HitRate, st.LossRate = rate(t.Hits-before.Hits), rate(t.Lost-before.Lost)
+		st.PrintRate = rate(l.Printed - s.last[i].Printed)
+		s.last[i] = l
+		s.show(&st)
+	}
+}
+
+func (s *statsPrinter) show(st *output.Stats) {
 	if s.json != nil {
-		if err := s.json.Stats(&st); err != nil {
+		if err := s.json.Stats(st); err != nil {
 			s.warn("stats: %v", err)
 		}
 		return
@@ -71,6 +83,6 @@ func (s *statsPrinter) print() {
 		stuck = fmt.Sprintf("; an uncommitted record has held up a ring for %v", st.Busy.Round(time.Millisecond))
 	}
 	s.warn("%s: %.0f hits/s, %.0f printed/s, %d lost, %.0f wakeups/s, lag %v; %s, %s %.1f %%, at most %.1f %%%s",
-		l.Name, st.HitRate, st.PrintRate, t.Lost, st.WakeupRate, lag.Round(10*time.Microsecond), rings, full,
+		st.Tracer, st.HitRate, st.PrintRate, st.Lost, st.WakeupRate, st.Lag.Round(10*time.Microsecond), rings, full,
 		percent(st.Fullest), percent(st.HighWater), stuck)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -21,33 +22,143 @@ import (
 	"github.com/rbtrace/rbtrace/internal/field"
 	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/output"
+	"github.com/rbtrace/rbtrace/internal/probes"
 	"github.com/rbtrace/rbtrace/internal/tracer"
 )
 
-// newTrace derives the command of a tracer from its declaration.
-func newTrace(s streams, t *tracer.Tracer) *cobra.Command {
+// newTracer derives the command of a tracer from its declaration.
+func newTracer(s streams, t *tracer.Tracer) *cobra.Command {
 	var flags traceFlags
 	cmd := &cobra.Command{
 		Use:                   t.Name + " [flags] [-- COMMAND [ARG...]]",
 		Short:                 t.Short,
-		Long:                  t.Long + "\n\n" + columnsHelp(t) + "\n\n" + traceHelp,
+		Long:                  t.Long + "\n\n" + columnsHelp(t.Schema) + "\n\n" + traceHelp,
 		Example:               examples(t.Examples),
 		DisableFlagsInUseLine: true,
 		Args: func(cmd *cobra.Command, args []string) error {
-			switch dash := cmd.ArgsLenAtDash(); {
-			case dash > 0, dash < 0 && len(args) > 0:
+			dash := cmd.ArgsLenAtDash()
+			if dash > 0 || dash < 0 && len(args) > 0 {
 				return usagef("unexpected argument %q: a command to trace goes behind --", args[0])
-			case dash == 0 && len(args) == 0:
-				return usagef("a command is missing behind --")
 			}
-			return nil
+			return checkDash(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			run := &traceRun{streams: s, tracer: t, flags: &flags, command: args, changed: cmd.Flags().Changed}
+			run := &traceRun{streams: s, tracers: []*tracer.Tracer{t}, flags: &flags, command: args, changed: cmd.Flags().Changed}
 			return run.run(cmd.Context())
 		},
 	}
 	flags.register(cmd.Flags(), t)
+	completeTraceFlags(cmd, t.Schema)
+	return cmd
+}
+
+const allTracers = "all"
+
+// newTrace returns the command that runs several tracers.
+func newTrace(s streams) *cobra.Command {
+	flags := traceFlags{mixed: true}
+	all := probes.All()
+	cmd := &cobra.Command{
+		Use:   "trace TRACER[,TRACER...] [flags] [-- COMMAND [ARG...]]",
+		Short: "Several tracers, in one stream",
+		Long: `Runs several tracers at a time: their events come in one stream, in the order in which they
+happened. With "all" it runs those that this kernel has a hook for, and says which are left
+out and why. rbtrace list lists the tracers.
+
+The table has the columns that all tracers share, and the others as details; the JSON
+objects are those of each tracer, which "type" tells. A tracer's own flags have its name in
+front.
+
+` + columnsHelp(output.MixedSchema()) + "\n\n" + traceHelp,
+		Example: examples([]tracer.Example{
+			{Args: "trace exec,open -- make", What: "what a build starts and reads"},
+			{Args: "trace all -p 4711 -o json | jq .type", What: "all that is known of a process"},
+		}),
+		DisableFlagsInUseLine: true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			dash := cmd.ArgsLenAtDash()
+			if named := args[:max(dash, 0)]; len(named) > 1 || dash < 0 && len(args) > 1 {
+				return usagef("unexpected argument %q: tracers are separated by commas, and a command to trace goes behind --", args[1])
+			}
+			if dash == 0 || len(args) == 0 {
+				return usagef("want tracers, separated by commas, or %s: %s", allTracers, strings.Join(tracerNames(all), ", "))
+			}
+			return checkDash(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			run := &traceRun{streams: s, flags: &flags, command: args[1:], changed: cmd.Flags().Changed}
+			if args[0] == allTracers {
+				run.tracers, run.skip = all, true
+				return run.run(cmd.Context())
+			}
+			var err error
+			if run.tracers, err = findTracers(all, args[0]); err != nil {
+				return err
+			}
+			return run.run(cmd.Context())
+		},
+		ValidArgsFunction: func(_ *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveDefault
+			}
+			before := typed[:strings.LastIndexByte(typed, ',')+1]
+			var list []string
+			for _, t := range all {
+				list = append(list, before+t.Name)
+			}
+			return list, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+		},
+	}
+	flags.register(cmd.Flags(), all...)
+	completeTraceFlags(cmd, output.MixedSchema())
+	return cmd
+}
+
+func tracerNames(tracers []*tracer.Tracer) (names []string) {
+	for _, t := range tracers {
+		names = append(names, t.Name)
+	}
+	return names
+}
+
+// findTracers returns those that a list separated by commas names.
+func findTracers(all []*tracer.Tracer, list string) ([]*tracer.Tracer, error) {
+	var found []*tracer.Tracer
+	for name := range strings.SplitSeq(list, ",") {
+		i := slices.IndexFunc(all, func(t *tracer.Tracer) bool { return t.Name == name })
+		if i < 0 {
+			return nil, usagef("there is no tracer %q%s: the tracers are %s", name, suggest(tracerNames(all), name), strings.Join(tracerNames(all), ", "))
+		}
+		if slices.Contains(found, all[i]) {
+			return nil, usagef("the tracer %s is named twice", name)
+		}
+		found = append(found, all[i])
+	}
+	return found, nil
+}
+
+// suggest returns a question for the name that a wrong one may stand for.
+func suggest(names []string, wrong string) string {
+	c := &cobra.Command{SuggestionsMinimumDistance: 2}
+	for _, name := range names {
+		c.AddCommand(&cobra.Command{Use: name, Run: func(*cobra.Command, []string) {}})
+	}
+	if s := c.SuggestionsFor(wrong); len(s) > 0 {
+		return fmt.Sprintf(" (did you mean %s?)", s[0])
+	}
+	return ""
+}
+
+// checkDash checks what is behind --.
+func checkDash(cmd *cobra.Command, args []string) error {
+	if dash := cmd.ArgsLenAtDash(); dash >= 0 && len(args) == dash {
+		return usagef("a command is missing behind --")
+	}
+	return nil
+}
+
+// completeTraceFlags lets shells complete the flags of a tracer's command.
+func completeTraceFlags(cmd *cobra.Command, schema tracer.Schema) {
 	_ = cmd.MarkFlagFilename("write") // the flag is there
 	complete := func(values ...string) cobra.CompletionFunc {
 		return cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
@@ -58,13 +169,12 @@ func newTrace(s streams, t *tracer.Tracer) *cobra.Command {
 		"wakeup":   complete("auto", "every", "bytes=64K", "interval=10ms"),
 		"topology": complete("shared", "percpu", "hash:4", "cgroup"),
 		"hook":     complete("auto", "tracepoint", "fentry", "kprobe"),
-		"columns":  complete(t.Schema.Keys()...),
+		"columns":  complete(schema.Keys()...),
 	} {
 		if err := cmd.RegisterFlagCompletionFunc(name, f); err != nil {
 			panic(err) // no such flag: a mistake in this file
 		}
 	}
-	return cmd
 }
 
 const traceHelp = `With COMMAND only it and its descendants are traced, from their first instruction
@@ -73,19 +183,20 @@ on, until it ends. Its standard output goes to standard error. It is told to end
 
 All filters but --max-events work in the kernel: what they drop costs nothing more.`
 
-func columnsHelp(t *tracer.Tracer) string {
+func columnsHelp(schema tracer.Schema) string {
 	var b strings.Builder
 	b.WriteString("Columns of the table, and keys of the JSON objects:\n")
-	for _, c := range t.Schema {
+	for _, c := range schema {
 		fmt.Fprintf(&b, "\n  %-15s %s", c.Key, c.Doc)
 	}
 	return b.String()
 }
 
-// traceRun is one run of a tracer.
+// traceRun is one run of tracers.
 type traceRun struct {
 	streams
-	tracer  *tracer.Tracer
+	tracers []*tracer.Tracer
+	skip    bool // those that this kernel has no hook for
 	flags   *traceFlags
 	command []string
 	changed func(flag string) bool
@@ -108,7 +219,12 @@ type signalError struct{ os.Signal }
 func (e signalError) Error() string { return e.String() }
 
 func (r *traceRun) run(ctx context.Context) (err error) {
-	p, err := r.flags.plan(r.tracer, r.changed, r.warn)
+	if r.flags.failed {
+		if err := r.checkFailed(); err != nil {
+			return err
+		}
+	}
+	p, err := r.flags.plan(r.tracers, r.changed, r.warn)
 	if err != nil {
 		return err
 	}
@@ -131,18 +247,21 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 			r.warn("%s: %s", c.name, c.end(told))
 		}()
 	}
-	session, err := attach.Open([]*tracer.Tracer{r.tracer}, p.attach)
+	p.attach.SkipHookless = r.skip
+	session, err := attach.Open(r.tracers, p.attach)
 	if err != nil {
 		return err
 	}
 	defer session.Close()
-	loaded := session.Tracers[0]
+	for _, skipped := range session.Skipped {
+		r.leaveOut(skipped, p)
+	}
 	if r.flags.explain {
-		r.explain(loaded)
+		r.explain(session)
 	}
 	var stats *statsPrinter
 	p.consume.Stats = func() { stats.print() }
-	events, err := consumer.New(session.Rings(), []*tracer.Tracer{r.tracer}, [][]int{p.columns}, p.style, p.consume)
+	events, err := consumer.New(session.Rings(), r.tracers, p.columns, p.style, p.consume)
 	if err != nil {
 		return err
 	}
@@ -153,17 +272,33 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	sink, err := r.open(p, events, loaded)
+	sink, err := r.open(p, events, session)
 	if sink == nil {
 		return err
 	}
-	stats = newStatsPrinter(r.warn, loaded, events, sink)
+	stats = newStatsPrinter(r.warn, session, events, sink)
 	if err == nil {
 		err = r.trace(ctx, end, events, sink, c)
 	}
 	session.Detach()
 	signal.Reset(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP) // a second one ends it at once
 	return r.settle(session, events, sink, err)
+}
+
+// checkFailed checks that all tracers can show failures, or leaves those out that
+// cannot.
+func (r *traceRun) checkFailed() error {
+	var able []*tracer.Tracer
+	for _, t := range r.tracers {
+		if !t.HasFailed() && !r.skip {
+			return usagef("--failed: %s shows no calls that could fail", t.Name)
+		}
+		if t.HasFailed() {
+			able = append(able, t)
+		}
+	}
+	r.tracers = able
+	return nil
 }
 
 // trace moves events until something ends it.
@@ -192,10 +327,16 @@ func (r *traceRun) sink(p *plan, events *consumer.Consumer) (output.Sink, error)
 		return output.NewJSON(r.Out), nil
 	}
 	table := output.NewTable(r.Out, p.style, !r.flags.noHeader, r.noteLoss)
-	if err := table.Header(events.Source(0)); err != nil {
-		return table, fmt.Errorf("writing the header: %w", err)
+	var sink output.Sink = table
+	header := func() error { return table.Header(events.Source(0)) }
+	if p.mixed != nil {
+		mixed := output.NewMixed(table, p.mixed)
+		sink, header = mixed, mixed.Header
 	}
-	return table, nil
+	if err := header(); err != nil {
+		return sink, fmt.Errorf("writing the header: %w", err)
+	}
+	return sink, nil
 }
 
 // noteLoss tells of a loss where the output has no place for it.
@@ -211,21 +352,32 @@ func (r *traceRun) noteLoss(l output.Loss) {
 // turns how the trace ended, and its books, into the command's error.
 func (r *traceRun) settle(session *attach.Session, events *consumer.Consumer, sink output.Sink, runErr error) error {
 	kernel.Settle()
-	loaded := session.Tracers[0]
 	rec, recorded := sink.(*recorder)
 	var booksErr error
-	ledger := func() *consumer.Ledger {
-		books, err := loaded.Books()
-		booksErr = err
-		return &consumer.Ledger{Name: r.tracer.Name, CPU: books.CPU, Missed: books.Missed, Counts: events.Counts(0), Recorded: recorded}
+	ledgers := func() []*consumer.Ledger {
+		list := make([]*consumer.Ledger, 0, len(session.Tracers))
+		for i, loaded := range session.Tracers {
+			books, err := loaded.Books()
+			booksErr = errors.Join(booksErr, err)
+			list = append(list, &consumer.Ledger{
+				Name: loaded.Tracer.Name, CPU: books.CPU, Missed: books.Missed, Counts: events.Counts(i), Recorded: recorded,
+			})
+		}
+		return list
 	}
-	err := events.Finish(sink, func() bool { return ledger().Balanced() })
-	l := ledger()
+	err := events.Finish(sink, func() bool {
+		return !slices.ContainsFunc(ledgers(), func(l *consumer.Ledger) bool { return !l.Balanced() })
+	})
+	list := ledgers()
 	if booksErr != nil {
 		return errors.Join(runErr, booksErr)
 	}
-	if err == nil {
-		err = events.ShowLosses(0, l.CPU, l.Missed)
+	complete := true
+	for i, l := range list {
+		complete = complete && l.Complete()
+		if err == nil {
+			err = events.ShowLosses(i, l.CPU, l.Missed)
+		}
 	}
 	if runErr == nil {
 		runErr = err
@@ -233,7 +385,9 @@ func (r *traceRun) settle(session *attach.Session, events *consumer.Consumer, si
 	if age, stuck := events.Stuck(); stuck {
 		r.warn("a record that its program has not submitted for %v holds up what is behind it", age.Round(time.Millisecond))
 	}
-	r.showLedger(l)
+	for _, l := range list {
+		r.showLedger(l)
+	}
 	unfollowed, err := session.Unfollowed()
 	if err != nil {
 		return errors.Join(runErr, err)
@@ -249,28 +403,39 @@ func (r *traceRun) settle(session *attach.Session, events *consumer.Consumer, si
 		r.warn("%d cgroups had no ring of their own, but shared the default one", ringless)
 	}
 	if recorded {
-		runErr = rec.finish(l, unfollowed, runErr)
+		runErr = rec.finish(list, unfollowed, runErr)
 	}
 	// A reader that has seen enough is no error.
 	if runErr != nil && !errors.Is(runErr, unix.EPIPE) && !errors.Is(runErr, consumer.ErrLost) {
 		return runErr
 	}
-	if !l.Complete() || unfollowed > 0 {
+	if !complete || unfollowed > 0 {
 		return errLost
 	}
 	return nil
 }
 
-func (r *traceRun) explain(l *attach.Loaded) {
-	for _, a := range l.Attempts {
-		outcome := "taken: the first that this kernel takes"
-		if r.flags.hook != "auto" {
-			outcome = "taken: asked for"
+// leaveOut takes a tracer that no hook works for out of the run.
+func (r *traceRun) leaveOut(skipped *attach.NoHookError, p *plan) {
+	r.warn("%s is left out, as no hook of it works on this kernel:\n%s", skipped.Tracer.Name, skipped.Reasons())
+	i := slices.Index(r.tracers, skipped.Tracer)
+	r.tracers = slices.Delete(slices.Clone(r.tracers), i, i+1)
+	p.columns = slices.Delete(p.columns, i, i+1)
+}
+
+// explain says which hooks were tried, and which were taken.
+func (r *traceRun) explain(session *attach.Session) {
+	for _, l := range session.Tracers {
+		for _, a := range l.Attempts {
+			outcome := "taken: the first that this kernel takes"
+			if r.flags.hook != "auto" {
+				outcome = "taken: asked for"
+			}
+			if a.Err != nil {
+				outcome = a.Err.Error()
+			}
+			r.warn("%s: %s (%s): %s", l.Tracer.Name, a.Kind, strings.Join(a.Programs, ", "), outcome)
 		}
-		if a.Err != nil {
-			outcome = a.Err.Error()
-		}
-		r.warn("%s: %s (%s): %s", l.Tracer.Name, a.Kind, strings.Join(a.Programs, ", "), outcome)
 	}
 }
 

@@ -35,16 +35,21 @@ type Filter struct {
 
 // Options say how a Session is made.
 type Options struct {
-	Filter     Filter
-	Failed     bool              // the failed calls instead
-	Hook       tracer.HookKind   // only this kind; empty: the first that works
-	Params     map[string]string // of the tracers' own flags, by Param.Name
-	RingSize   uint32            // of each ring, bytes; see ringbuf.ValidSize
-	Topology   Topology          // which ring an event goes to
-	Rings      uint32            // how many, of the topology Hash
-	Wakeup     Wakeup            // when a record wakes the reader
-	KernelBTF  string            // file with the kernel's types, where it has none itself
-	MaxFollows uint32            // processes that can be followed at once; 0: 65536
+	Filter Filter
+	Failed bool            // the failed calls instead
+	Hook   tracer.HookKind // only this kind; empty: the first that works
+	// Params are the values of the tracers' own flags, by Param.Name or, of one of
+	// several tracers, by Tracer.Name, a dot, and that.
+	Params map[string]string
+	// SkipHookless leaves out tracers that no hook works for, as long as one is left:
+	// see Session.Skipped.
+	SkipHookless bool
+	RingSize     uint32   // of each ring, bytes; see ringbuf.ValidSize
+	Topology     Topology // which ring an event goes to
+	Rings        uint32   // how many, of the topology Hash
+	Wakeup       Wakeup   // when a record wakes the reader
+	KernelBTF    string   // file with the kernel's types, where it has none itself
+	MaxFollows   uint32   // processes that can be followed at once; 0: 65536
 }
 
 // WakeupPolicy is enum rb_wakeup_policy of bpf/include/rbtrace/ring.h.
@@ -70,6 +75,8 @@ const maxFollows = 1 << 16
 // Session holds tracers that are loaded and attached to one ring. Close it.
 type Session struct {
 	Tracers []*Loaded
+	// Skipped says why tracers were left out, which Options.SkipHookless allows.
+	Skipped []*NoHookError
 
 	maps    map[string]*ebpf.Map // those that all objects share
 	rings   []*ebpf.Map          // those that there were at the beginning; the first is the default ring
@@ -129,7 +136,12 @@ func Open(tracers []*tracer.Tracer, opts Options) (_ *Session, err error) {
 		}
 	}
 	for i, t := range tracers {
-		l, err := s.open(t, uint16(i))
+		l, err := s.open(t, uint16(len(s.Tracers)))
+		noHook, ok := errors.AsType[*NoHookError](err)
+		if ok && opts.SkipHookless && (len(s.Tracers) > 0 || i < len(tracers)-1) {
+			s.Skipped = append(s.Skipped, noHook)
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -319,7 +331,10 @@ func Constants() []string {
 func (s *Session) setConstants(spec *ebpf.CollectionSpec, t *tracer.Tracer, id uint16) error {
 	constants := s.opts.constants(id)
 	for _, p := range t.Params {
-		v, ok := s.opts.Params[p.Name]
+		v, ok := s.opts.Params[t.Name+"."+p.Name]
+		if !ok {
+			v, ok = s.opts.Params[p.Name]
+		}
 		if !ok {
 			continue
 		}

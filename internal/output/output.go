@@ -215,7 +215,7 @@ func NewTable(w io.Writer, style *field.TimeStyle, header bool, notice func(Loss
 	return &Table{buffer: buffer{w: w}, style: style, header: header, notice: notice}
 }
 
-// Header writes the header, if there is to be one, at once.
+// Header writes the header of what source has, if there is to be one, at once.
 func (t *Table) Header(source *Source) error {
 	if !t.header {
 		return nil

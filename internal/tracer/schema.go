@@ -103,6 +103,15 @@ func (s Schema) Select(defaults []string, spec string) ([]int, error) {
 // open reports whether the column is as wide as its value.
 func (c Column) open() bool { return c.Width == 0 && c.Key != "time" }
 
+// CommonSchema are the columns that every tracer's events begin with.
+func CommonSchema() Schema {
+	s, err := schemaOf(reflect.TypeFor[struct{ Common }]())
+	if err != nil {
+		panic(err) // Common is wrong: see New
+	}
+	return s
+}
+
 var valueType = reflect.TypeFor[field.Value]()
 
 func schemaOf(event reflect.Type) (Schema, error) {
