@@ -20,10 +20,12 @@ import (
 	"github.com/rbtrace/rbtrace/internal/attach"
 	"github.com/rbtrace/rbtrace/internal/consumer"
 	"github.com/rbtrace/rbtrace/internal/field"
+	"github.com/rbtrace/rbtrace/internal/filter"
 	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/output"
 	"github.com/rbtrace/rbtrace/internal/ringbuf"
 	"github.com/rbtrace/rbtrace/internal/tracer"
+	"github.com/rbtrace/rbtrace/internal/wire"
 )
 
 // defaultRings is the size of all rings together: room for a burst of some ten
@@ -47,6 +49,7 @@ type traceFlags struct {
 	cgroup     string
 	duration   seconds
 	maxEvents  uint64
+	filter     string
 	format     string
 	columns    string
 	noHeader   bool
@@ -89,6 +92,7 @@ func (f *traceFlags) register(flags *pflag.FlagSet, tracers ...*tracer.Tracer) {
 		flags.BoolVarP(&f.failed, "failed", "x", false, "show the calls that failed, and only those")
 	}
 	flags.StringVar(&f.cgroup, "cgroup", "", "only the v2 cgroup at `PATH` and those below it; relative to the cgroup mount, or absolute")
+	flags.StringVar(&f.filter, "filter", "", "only events for which `EXPR` over their JSON keys holds, as 'ret < 0 && comm startsWith \"ssh\"'; in user space, after the other filters")
 	flags.VarP(&f.duration, "duration", "d", "end after this `TIME`: seconds, or 500ms, 1m30s")
 	flags.Uint64VarP(&f.maxEvents, "max-events", "c", 0, "end after `N` events")
 	flags.StringVarP(&f.format, "output", "o", string(output.FormatTable), "`FORMAT`: table or json (an object a line)")
@@ -114,6 +118,19 @@ type plan struct {
 	columns [][]int // of each tracer
 	mixed   []int   // of the table of several tracers; nil: it is one of one tracer
 	style   *field.TimeStyle
+	filter  *filter.Filter // nil: none
+}
+
+// keep returns the filter of user space for tracers, nil where there is none.
+func (p *plan) keep(tracers []*tracer.Tracer) func(int, *wire.Head, []field.Value) bool {
+	if p.filter == nil {
+		return nil
+	}
+	var bound []*filter.Bound
+	for _, t := range tracers {
+		bound = append(bound, p.filter.For(t))
+	}
+	return func(i int, _ *wire.Head, event []field.Value) bool { return bound[i].Match(event) }
 }
 
 // plan checks the flags for tracers. warn is told what is odd, but no error.
@@ -125,6 +142,11 @@ func (f *traceFlags) plan(tracers []*tracer.Tracer, changed func(string) bool, w
 	}
 	if err := f.selectColumns(p, tracers); err != nil {
 		return nil, usagef("--columns: %w", err)
+	}
+	if changed("filter") {
+		if p.filter, err = filter.Compile(f.filter, tracers); err != nil {
+			return nil, usagef("--filter: %w", err)
+		}
 	}
 	mode, err := field.ParseTimeMode(f.time)
 	if err != nil {
@@ -158,7 +180,7 @@ func (f *traceFlags) plan(tracers []*tracer.Tracer, changed func(string) bool, w
 			return nil, fmt.Errorf("--btf: %w", err)
 		}
 	}
-	return p, f.filter(&p.attach.Filter, changed, warn)
+	return p, f.kernelFilter(&p.attach.Filter, changed, warn)
 }
 
 // selectColumns chooses the columns of the table.
@@ -246,7 +268,8 @@ func isZero(f *traceFlags, name string) bool {
 	return f.stats == 0
 }
 
-func (f *traceFlags) filter(filter *attach.Filter, changed func(string) bool, warn func(string, ...any)) error {
+// kernelFilter checks the filters that work in the kernel.
+func (f *traceFlags) kernelFilter(filter *attach.Filter, changed func(string) bool, warn func(string, ...any)) error {
 	filter.PID, filter.PPID, filter.Comm = f.pid, f.ppid, f.comm
 	for name, pid := range map[string]uint32{"pid": f.pid, "ppid": f.ppid} {
 		if pid > math.MaxInt32 {

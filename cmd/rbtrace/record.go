@@ -32,7 +32,7 @@ func (r *traceRun) checkWrite(p *plan) error {
 	if r.flags.write == "" {
 		return usagef("--write: want a file, or - for standard output")
 	}
-	for _, name := range []string{"output", "columns", "no-header", "time"} {
+	for _, name := range []string{"output", "columns", "no-header", "time", "filter"} {
 		if r.changed(name) {
 			return usagef("--%s: nothing is printed while --write records: give it to rbtrace replay", name)
 		}

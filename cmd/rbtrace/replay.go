@@ -92,7 +92,7 @@ func (f *traceFlags) registerReplay(flags *pflag.FlagSet) {
 				params[p.Name] = f.params[p.Name]
 			}
 		}
-		for _, name := range []string{"pid", "ppid", "uid", "comm", "max-events", "output", "columns", "no-header", "time"} {
+		for _, name := range []string{"pid", "ppid", "uid", "comm", "filter", "max-events", "output", "columns", "no-header", "time"} {
 			if flags.Lookup(name) == nil {
 				flags.AddFlag(all.Lookup(name))
 			}
@@ -229,8 +229,9 @@ func (r *replayRun) keep(plan *plan) func(int, *wire.Head, []field.Value) bool {
 			}
 		}
 	}
+	expression := plan.keep(r.tracers)
 	if !filters {
-		return nil
+		return expression
 	}
 	return func(i int, h *wire.Head, event []field.Value) bool {
 		comm := field.Comm(h.Comm)
@@ -243,7 +244,7 @@ func (r *replayRun) keep(plan *plan) func(int, *wire.Head, []field.Value) bool {
 				return false
 			}
 		}
-		return true
+		return expression == nil || expression(i, h, event)
 	}
 }
 

@@ -181,7 +181,10 @@ const traceHelp = `With COMMAND only it and its descendants are traced, from the
 on, until it ends. Its standard output goes to standard error. It is told to end
 (SIGTERM) when tracing ends before it.
 
-All filters but --max-events work in the kernel: what they drop costs nothing more.`
+All filters but --filter work in the kernel: what they drop costs nothing more. --filter is
+an expression of the language Expr over the JSON keys, in which an event has zero or
+empty values for keys of other tracers, and "type" is the tracer's name; where it cannot be
+evaluated it does not hold.`
 
 func columnsHelp(schema tracer.Schema) string {
 	var b strings.Builder
@@ -261,6 +264,7 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 	}
 	var stats *statsPrinter
 	p.consume.Stats = func() { stats.print() }
+	p.consume.Keep = p.keep(r.tracers)
 	events, err := consumer.New(session.Rings(), r.tracers, p.columns, p.style, p.consume)
 	if err != nil {
 		return err
