@@ -14,6 +14,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -197,6 +198,9 @@ const (
 	scratchMap = "rb_scratch"
 )
 
+// tracepointSection is how the ELF section of a classic tracepoint begins.
+const tracepointSection = "tracepoint/"
+
 func (s *Session) makeMaps() error {
 	spec, err := wire.LoadFollow()
 	if err != nil {
@@ -282,8 +286,8 @@ func (s *Session) open(t *tracer.Tracer, id uint16) (*Loaded, error) {
 		a := Attempt{Kind: hook.Kind}
 		for _, p := range hook.Programs {
 			a.Programs = append(a.Programs, spec.Programs[p.Name].SectionName)
-			for _, place := range p.Also {
-				a.Programs = append(a.Programs, "tracepoint/"+place)
+			for _, place := range slices.Concat(p.Also, p.AlsoIf) {
+				a.Programs = append(a.Programs, tracepointSection+place)
 			}
 		}
 		if err := s.setConstants(spec, t, id); err != nil {
@@ -292,6 +296,10 @@ func (s *Session) open(t *tracer.Tracer, id uint16) (*Loaded, error) {
 		l.object, a.Err = s.load(spec, hook)
 		if a.Err != nil {
 			a.Err = explain(hook.Kind, a.Err)
+		} else {
+			a.Programs = slices.DeleteFunc(a.Programs, func(section string) bool {
+				return slices.Contains(l.object.absent, strings.TrimPrefix(section, tracepointSection))
+			})
 		}
 		l.Attempts = append(l.Attempts, a)
 		if a.Err == nil {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -23,6 +25,7 @@ type object struct {
 	*ebpf.Collection
 	counting []*ebpf.Program // those whose misses are hits missed
 	links    []io.Closer
+	absent   []string // the places of Program.AlsoIf that this kernel does not have
 	// What the links had missed when they were detached.
 	linksMissed uint64
 }
@@ -76,8 +79,13 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 			o.counting = append(o.counting, c.Programs[p.Name])
 		}
 		at := spec.Programs[p.Name]
-		for _, place := range append([]string{at.AttachTo}, p.Also...) {
+		places := slices.Concat([]string{at.AttachTo}, p.Also, p.AlsoIf)
+		for i, place := range places {
 			l, err := s.attach(c.Programs[p.Name], at, place)
+			if i > len(p.Also) && errors.Is(err, errNoPlace) {
+				o.absent = append(o.absent, place)
+				continue
+			}
 			if err != nil {
 				return nil, fmt.Errorf("attaching %s to %s: %w", p.Name, place, err)
 			}
@@ -109,6 +117,9 @@ func (s *Session) attach(p *ebpf.Program, spec *ebpf.ProgramSpec, place string) 
 	return nil, fmt.Errorf("programs of type %s are not attached here", spec.Type)
 }
 
+// errNoPlace says that this kernel has no tracepoint of that name.
+var errNoPlace = errors.New("no such tracepoint")
+
 // perfEvent is an attached classic tracepoint.
 type perfEvent int
 
@@ -127,6 +138,9 @@ func (s *Session) attachTracepoint(p *ebpf.Program, name string) (io.Closer, err
 		s.events = events
 	}
 	id, err := kernel.TracepointID(s.events, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", errNoPlace, err)
+	}
 	if err != nil {
 		return nil, err
 	}

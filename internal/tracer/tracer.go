@@ -49,6 +49,9 @@ type Program struct {
 	// Also are more places of the same kind to attach to, written as behind the
 	// slash of an ELF section: "syscalls/sys_exit_execveat".
 	Also []string
+	// AlsoIf are such places that not every kernel or architecture has. It is
+	// attached to those that are there.
+	AlsoIf []string
 	// Prepares says that the program makes no events and counts no hits itself: what
 	// it misses, the one that does enters as lost.
 	Prepares bool
