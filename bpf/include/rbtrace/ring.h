@@ -235,10 +235,14 @@ static __always_inline void rb_release(void *record)
 	bpf_ringbuf_discard(record, rb_wakeup == RB_WAKEUP_AUTO ? 0 : BPF_RB_NO_WAKEUP);
 }
 
-/* Ends an event that was built in reserved memory and found to be unwanted. */
-static __always_inline void rb_discard(struct rb_ledger *books, void *record)
+/*
+ * Ends an event that was built in reserved memory and found to be unwanted. The
+ * reader has to pass it all the same, or discarded records would fill the ring:
+ * where every record wakes it, the kernel decides for these.
+ */
+static __always_inline void rb_discard(struct rb_ledger *books, void *ring, void *record)
 {
-	rb_release(record);
+	bpf_ringbuf_discard(record, rb_wakeup == RB_WAKEUP_EVERY ? 0 : rb_wakeup_flags(ring));
 	RB_COUNT(books, discarded);
 }
 
