@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the recordings that the golden tests of exec replay, anew (as root):
+# Makes the recordings that the golden tests of exec and open replay, anew (as root):
 #
 #	scripts/recordings.sh && go test ./internal/probes -run Golden -update
 #
@@ -11,7 +11,7 @@ dir=$PWD/internal/probes
 bin=$(mktemp -d /tmp/rbtrace.XXXXXX)
 trap 'rm -rf "$bin" /tmp/golden' EXIT
 CGO_ENABLED=0 go build -trimpath -o "$bin/rbtrace" ./cmd/rbtrace
-mkdir -p "$dir/exec/testdata"
+mkdir -p "$dir/exec/testdata" "$dir/open/testdata"
 
 # Everything that runs is in /tmp/golden, which must not be there.
 mkdir /tmp/golden
@@ -23,11 +23,11 @@ chmod 755 /tmp/golden/script
 record() {
 	# shellcheck disable=SC2016 # the inner shell expands
 	unshare --uts sh -c 'hostname golden && cd / && exec env -i PATH=/usr/bin:/bin "$@"' record \
-		"$bin/rbtrace" exec "$@"
+		"$bin/rbtrace" "$@"
 }
 
 # shellcheck disable=SC2016
-record -w - -- sh -c '
+record exec -w - -- sh -c '
 	/bin/true
 	/bin/true "" "a b" "\"\\" "$(printf "\033[31m\n\377")" "$(printf "\342\200\256abc \357\273\277")"
 	/bin/true "$(head -c 40000 /dev/zero | tr "\0" x)" behind # cut at 32 KiB
@@ -37,7 +37,7 @@ record -w - -- sh -c '
 	setpriv --reuid=65534 --regid=65534 --clear-groups id >&2
 ' >"$dir/exec/testdata/exec.rbt"
 # shellcheck disable=SC2016
-record --failed -w - -- sh -c '
+record exec --failed -w - -- sh -c '
 	/nothing 1 2 2>&-
 	/tmp/golden/data 2>&-
 	/tmp 2>&-
@@ -45,3 +45,32 @@ record --failed -w - -- sh -c '
 	cd /tmp/golden && ./data/x 2>&-
 	:
 ' >"$dir/exec/testdata/failed.rbt"
+
+# What the shell opens for its redirections, and rm for the directories that it goes through. All else
+# that opens files would tell where this machine has its libraries.
+mkdir -p /tmp/golden/dir/below /tmp/golden/gone
+opens() {
+	# shellcheck disable=SC2016
+	record open --path-prefix /tmp/golden "$@" -w - -- sh -c '
+		: </tmp/golden/data
+		cd /tmp/golden
+		: >new
+		: >>new
+		: <>./dir/../new
+		cd dir/below
+		: <../../script
+		( : <missing ) 2>&-
+		( : </tmp/golden/missing ) 2>&-
+		( : <../../data/x ) 2>&-
+		( : >.. ) 2>&-
+		( : <"$(printf "\033]0;b\007\n\377")" ) 2>&-
+		cd ../../gone
+		rmdir ../gone
+		( : <x ) 2>&-
+		cd /
+		rm -r /tmp/golden/dir
+	'
+	mkdir -p /tmp/golden/dir/below /tmp/golden/gone
+}
+opens >"$dir/open/testdata/open.rbt"
+opens --failed >"$dir/open/testdata/failed.rbt"

@@ -68,6 +68,18 @@ enum {
 	BPF_RB_PROD_POS = 3,
 };
 
+/* Not ABI by name: which of the helpers there are. */
+enum bpf_func_id {
+	BPF_FUNC_task_pt_regs = 175,
+};
+
+/* include/uapi/linux/openat2.h: kernel ABI. */
+struct open_how {
+	__u64 flags;
+	__u64 mode;
+	__u64 resolve;
+};
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct hlist_bl_node {
@@ -210,6 +222,11 @@ struct pt_regs {
 #elif defined(__TARGET_ARCH_arm64)
 struct user_pt_regs {
 	__u64 regs[31], sp, pc, pstate;
+} __attribute__((preserve_access_index));
+
+struct pt_regs {
+	__u64 regs[31];
+	__u64 orig_x0;
 } __attribute__((preserve_access_index));
 #endif
 

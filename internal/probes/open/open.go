@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package open traces files that are opened.
+package open
+
+import (
+	"bytes"
+	"errors"
+
+	"github.com/rbtrace/rbtrace/internal/field"
+	"github.com/rbtrace/rbtrace/internal/tracer"
+)
+
+//go:generate go tool bpf2go -type open_event -target amd64,arm64 bpf ../../../bpf/open.bpf.c -- -I../../../bpf/include
+
+// Event is one open, openat, openat2 or creat.
+type Event struct {
+	tracer.Common
+	FD         field.Int32        `json:"fd" col:"FD,w=4,right" doc:"the new descriptor, -1 when the call failed"`
+	Ret        field.Int32        `json:"ret" col:"RET,w=4,right" doc:"what the call returned: the descriptor, or the negative error number"`
+	Errno      field.Errno        `json:"errno" col:"ERR,w=8" doc:"the error's name, empty when there was none"`
+	Flags      field.OpenFlags    `json:"flags" col:"FLAGS,w=28" doc:"the flags as given, of creat those that it stands for; what has no name is in hexadecimal"`
+	Mode       field.Mode         `json:"mode" col:"MODE,w=5,right" doc:"the mode for a file that is made (O_CREAT, O_TMPFILE), in octal and before the umask; else empty"`
+	Resolve    field.ResolveFlags `json:"resolve" col:"RESOLVE,w=15" doc:"how openat2 is to resolve the path"`
+	PathSource Source             `json:"path_source" col:"SOURCE,w=10" doc:"where path begins: absolute (as given), cwd, dirfd, or unresolved: nobody knows"`
+	File       field.Text         `json:"file" col:"FILE,w=24" doc:"the path as given"`
+	Path       field.Text         `json:"path" col:"PATH" doc:"the absolute path: that given, or joined to the directory's where it is relative; neither symbolic links nor . and .. are resolved; where the directory is unknown the path as given"`
+
+	path []byte // memory of Path, used again for each event
+}
+
+// Source is where the path of an event begins: enum open_source of
+// bpf/open.bpf.c.
+type Source uint8
+
+// The sources.
+const (
+	Unresolved Source = iota
+	Absolute
+	Cwd
+	Dirfd
+)
+
+func (s Source) name() string {
+	return [...]string{"unresolved", "absolute", "cwd", "dirfd"}[s&3]
+}
+
+// AppendText implements field.Value.
+func (s Source) AppendText(b []byte) []byte { return append(b, s.name()...) }
+
+// AppendJSON implements field.Value: a string.
+func (s Source) AppendJSON(b []byte) []byte {
+	return append(append(append(b, '"'), s.name()...), '"')
+}
+
+// The four calls. On arm64 there are but two.
+var programs = []tracer.Program{{
+	Name:   bpfProgRbOpen,
+	AlsoIf: []string{"syscalls/sys_exit_open", "syscalls/sys_exit_openat2", "syscalls/sys_exit_creat"},
+}}
+
+// Tracer is rbtrace open.
+var Tracer = tracer.New(tracer.Def[bpfOpenEvent, Event]{
+	Name:  "open",
+	Short: "Files that are opened",
+	Long: `Shows every open, openat, openat2 and creat of every thread on the machine, when it
+returns: those that succeed and those that fail, or with --failed only these.
+
+path is absolute: a relative one is joined to the path of the working directory, or of
+the directory that the call named by a descriptor, across mount points. It is what was
+asked for, not what was found: symbolic links, . and .. stay as they are. In a chroot
+or a container an absolute path begins at the root of that, as its processes see it.
+For what was joined, a chroot's own directories are in front; a directory that has been
+removed ends in " (deleted)".
+
+--path-prefix looks at path as it is shown, byte by byte; end it with / to mean one
+directory. The paths are made in memory of the ring, so each call takes 8.4 KiB of it
+until rbtrace has passed it: with a small --buffer-size, or a long --wakeup interval,
+calls may be lost.
+
+Calls of 32-bit programs on a 64-bit kernel do not pass the tracepoints. What io_uring
+opens does not either.`,
+	Examples: []tracer.Example{
+		{Args: "open", What: "every file opened, and every attempt"},
+		{Args: "open -x", What: "files that cannot be opened, with the error"},
+		{Args: "open --path-prefix /etc/", What: "what is read below /etc"},
+		{Args: "open -C +flags,+mode -- make", What: "what a build opens, and how, until it ends"},
+		{Args: `open -o json | jq -r 'select(.flags | index("O_CREAT")) | .path'`, What: "files that may be made"},
+	},
+	Load: loadBpf,
+	Hooks: []tracer.Hook{
+		{Kind: tracer.Tracepoint, Programs: programs},
+		{Kind: tracer.Tracepoint, Failed: true, Programs: programs},
+	},
+	Columns: []string{"time", "pid", "comm", "fd", "errno", "path"},
+	Params: []tracer.Param{{
+		Name: "path-prefix", Value: "TEXT", Usage: "only paths that begin with this `TEXT`",
+		Const: bpfVarPathPrefix, Max: 255, Column: "path",
+		Text: &tracer.Text{
+			Constants: func(text string) map[string]any {
+				return map[string]any{bpfVarPathPrefixLen: uint64(len(text))}
+			},
+			Match: func(value field.Value, text string) bool {
+				return bytes.HasPrefix(*value.(*field.Text), []byte(text))
+			},
+		},
+	}},
+	Decode: decode,
+})
+
+var (
+	errLengths = errors.New("the lengths in the record do not add up")
+	errSource  = errors.New("the record does not say where its path begins")
+)
+
+// The flags of bpf/open.bpf.c.
+const (
+	pathMask    = 3
+	sourceShift = 2
+)
+
+func decode(w *bpfOpenEvent, tail []byte, e *Event) error {
+	n := int(w.FileLen)
+	if n+int(w.BaseLen) > len(tail) {
+		return errLengths
+	}
+	file, base := tail[:n:n], tail[n:n+int(w.BaseLen)]
+	source := Source(w.Head.Flags >> sourceShift)
+	if source > Dirfd {
+		return errSource
+	}
+
+	e.FD, e.Ret, e.Errno = field.Int32(w.Ret), field.Int32(w.Ret), 0
+	if w.Ret < 0 {
+		e.FD, e.Errno = -1, field.Errno(w.Ret)
+	}
+	e.Flags, e.Resolve = field.OpenFlags(w.Flags), field.ResolveFlags(w.Resolve)
+	e.Mode = field.Mode{}
+	if e.Flags.HasMode() {
+		e.Mode = field.Mode{Bits: w.Mode, Given: true}
+	}
+	e.PathSource, e.File, e.Path = source, file, file
+	if source == Cwd || source == Dirfd {
+		e.path = tracer.AppendPath(e.path[:0], base, tracer.PathFlags(w.Head.Flags&pathMask))
+		e.path = appendBelow(e.path, file)
+		e.Path = e.path
+	}
+	return nil
+}
+
+// appendBelow appends to a directory's path what was opened below it. file begins
+// with a slash where the directory was to be its root (RESOLVE_IN_ROOT).
+func appendBelow(path, file []byte) []byte {
+	if len(path) > 1 && !bytes.HasPrefix(file, []byte{'/'}) {
+		path = append(path, '/')
+	}
+	return append(path, file...)
+}
