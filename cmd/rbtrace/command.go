@@ -5,8 +5,11 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
+	"os/user"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -45,9 +48,46 @@ type command struct {
 	err    error         // of Wait, once done
 }
 
-// newCommand starts a process that will become the command. What it writes to
-// standard output goes to standard error, since standard output is for events.
-func newCommand(args []string) (*command, error) {
+// credential is that of a user by number or name: with the user's groups, where
+// this machine knows them.
+func credential(name string) (*syscall.Credential, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		u, err = user.LookupId(name)
+	}
+	if err != nil {
+		id, perr := strconv.ParseUint(name, 10, 32)
+		if perr != nil || id == math.MaxUint32 {
+			return nil, fmt.Errorf("no user %q on this machine (a number works without one)", name)
+		}
+		return &syscall.Credential{Uid: uint32(id), Gid: uint32(id)}, nil
+	}
+	ids, err := u.GroupIds()
+	if err != nil {
+		return nil, fmt.Errorf("looking up the groups of %s: %w", name, err)
+	}
+	var numbers []uint32
+	for _, id := range append([]string{u.Uid, u.Gid}, ids...) {
+		n, err := strconv.ParseUint(id, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("looking up %s: %w", name, err)
+		}
+		numbers = append(numbers, uint32(n))
+	}
+	return &syscall.Credential{Uid: numbers[0], Gid: numbers[1], Groups: numbers[2:]}, nil
+}
+
+// newCommand starts a process that will become the command, run by user as: empty
+// for whoever runs this. What it writes to standard output goes to standard error,
+// since standard output is for events.
+func newCommand(args []string, as string) (*command, error) {
+	var attr syscall.SysProcAttr
+	if as != "" {
+		var err error
+		if attr.Credential, err = credential(as); err != nil {
+			return nil, usagef("--as: %w", err)
+		}
+	}
 	path, err := exec.LookPath(args[0])
 	if err != nil {
 		return nil, fmt.Errorf("the command cannot be run: %w", err)
@@ -68,7 +108,7 @@ func newCommand(args []string) (*command, error) {
 		cmd: &exec.Cmd{
 			Path: "/proc/self/exe", Args: append([]string{awaitName, path}, args...),
 			Stdin: os.Stdin, Stdout: os.Stderr, Stderr: os.Stderr,
-			ExtraFiles: []*os.File{startR, reportW},
+			ExtraFiles: []*os.File{startR, reportW}, SysProcAttr: &attr,
 		},
 	}
 	if err := c.cmd.Start(); err != nil {

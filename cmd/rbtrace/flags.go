@@ -42,7 +42,9 @@ const maxHash = 1024
 
 // traceFlags are the flags that all tracers share, as they were written.
 type traceFlags struct {
-	pid, ppid  uint32
+	pid, tid   uint32
+	ppid, tree uint32
+	as         string
 	uid        string
 	comm       string
 	failed     bool
@@ -85,6 +87,8 @@ func (f *traceFlags) register(flags *pflag.FlagSet, tracers ...*tracer.Tracer) {
 		}
 	}
 	flags.Uint32VarP(&f.pid, "pid", "p", 0, "only the process with this `PID`")
+	flags.Uint32Var(&f.tid, "tid", 0, "only the thread with this `TID`")
+	flags.Uint32Var(&f.tree, "tree", 0, "only the process with this `PID` and its descendants")
 	flags.Uint32Var(&f.ppid, "ppid", 0, "only children of the process with this `PID`")
 	flags.StringVarP(&f.uid, "uid", "u", "", "only this `USER`, by number or name")
 	flags.StringVarP(&f.comm, "comm", "n", "", "only tasks of this `NAME`: all of it, at most 15 bytes")
@@ -93,6 +97,7 @@ func (f *traceFlags) register(flags *pflag.FlagSet, tracers ...*tracer.Tracer) {
 	}
 	flags.StringVar(&f.cgroup, "cgroup", "", "only the v2 cgroup at `PATH` and those below it; relative to the cgroup mount, or absolute")
 	flags.StringVar(&f.filter, "filter", "", "only events for which `EXPR` over their JSON keys holds, as 'ret < 0 && comm startsWith \"ssh\"'; in user space, after the other filters")
+	flags.StringVar(&f.as, "as", "", "run COMMAND as this `USER`, by number or name")
 	flags.VarP(&f.duration, "duration", "d", "end after this `TIME`: seconds, or 500ms, 1m30s")
 	flags.Uint64VarP(&f.maxEvents, "max-events", "c", 0, "end after `N` events")
 	flags.StringVarP(&f.format, "output", "o", string(output.FormatTable), "`FORMAT`: table or json (an object a line)")
@@ -170,7 +175,7 @@ func (f *traceFlags) plan(tracers []*tracer.Tracer, changed func(string) bool, w
 			p.attach.Params[name] = *value
 		}
 	}
-	for _, name := range []string{"pid", "ppid", "duration", "max-events", "stats"} {
+	for _, name := range []string{"pid", "tid", "ppid", "tree", "duration", "max-events", "stats"} {
 		if changed(name) && isZero(f, name) {
 			return nil, usagef("--%s: must be more than 0", name)
 		}
@@ -258,8 +263,12 @@ func isZero(f *traceFlags, name string) bool {
 	switch name {
 	case "pid":
 		return f.pid == 0
+	case "tid":
+		return f.tid == 0
 	case "ppid":
 		return f.ppid == 0
+	case "tree":
+		return f.tree == 0
 	case "duration":
 		return f.duration == 0
 	case "max-events":
@@ -270,12 +279,16 @@ func isZero(f *traceFlags, name string) bool {
 
 // kernelFilter checks the filters that work in the kernel.
 func (f *traceFlags) kernelFilter(filter *attach.Filter, changed func(string) bool, warn func(string, ...any)) error {
-	filter.PID, filter.PPID, filter.Comm = f.pid, f.ppid, f.comm
-	for name, pid := range map[string]uint32{"pid": f.pid, "ppid": f.ppid} {
+	filter.PID, filter.TID, filter.PPID, filter.Comm = f.pid, f.tid, f.ppid, f.comm
+	filter.Follow = f.tree != 0
+	for name, pid := range map[string]uint32{"pid": f.pid, "tid": f.tid, "ppid": f.ppid, "tree": f.tree} {
 		if pid > math.MaxInt32 {
 			return usagef("--%s: no process has the id %d", name, pid)
 		}
 		if pid != 0 && !f.replay && errors.Is(unix.Kill(int(pid), 0), unix.ESRCH) {
+			if name == "tree" {
+				return fmt.Errorf("--tree: there is no process %d", pid)
+			}
 			warn("--%s: there is no process %d now: waiting for one", name, pid)
 		}
 	}

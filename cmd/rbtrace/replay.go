@@ -92,7 +92,7 @@ func (f *traceFlags) registerReplay(flags *pflag.FlagSet) {
 				params[p.Name] = f.params[p.Name]
 			}
 		}
-		for _, name := range []string{"pid", "ppid", "uid", "comm", "filter", "max-events", "output", "columns", "no-header", "time"} {
+		for _, name := range []string{"pid", "tid", "ppid", "uid", "comm", "filter", "max-events", "output", "columns", "no-header", "time"} {
 			if flags.Lookup(name) == nil {
 				flags.AddFlag(all.Lookup(name))
 			}
@@ -235,7 +235,7 @@ func (r *replayRun) keep(plan *plan) func(int, *wire.Head, []field.Value) bool {
 	}
 	return func(i int, h *wire.Head, event []field.Value) bool {
 		comm := field.Comm(h.Comm)
-		if f.PID != 0 && h.Pid != f.PID || f.PPID != 0 && h.Ppid != f.PPID ||
+		if f.PID != 0 && h.Pid != f.PID || f.TID != 0 && h.Tid != f.TID || f.PPID != 0 && h.Ppid != f.PPID ||
 			f.UID != nil && h.Uid != *f.UID || f.Comm != "" && string(comm.Bytes()) != f.Comm {
 			return false
 		}

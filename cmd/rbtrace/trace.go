@@ -239,8 +239,14 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 	defer watchSignals(end)()
 
 	var c *command
+	if len(r.command) == 0 && r.changed("as") {
+		return usagef("--as: there is no COMMAND to run")
+	}
 	if len(r.command) > 0 {
-		if c, err = newCommand(r.command); err != nil {
+		if r.flags.tree != 0 {
+			return usagef("--tree: with COMMAND only it and its descendants are traced")
+		}
+		if c, err = newCommand(r.command, r.flags.as); err != nil {
 			return err
 		}
 		p.attach.Filter.Follow = true
@@ -273,6 +279,11 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 	session.WatchCgroups(events.AddRing, events.RetireRing)
 	if c != nil {
 		if err := session.Follow(c.pid()); err != nil {
+			return err
+		}
+	}
+	if r.flags.tree != 0 {
+		if err := session.FollowTree(int(r.flags.tree)); err != nil {
 			return err
 		}
 	}

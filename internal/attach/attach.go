@@ -28,6 +28,7 @@ import (
 // Filter is what the programs let pass. The zero Filter lets everything pass.
 type Filter struct {
 	PID, PPID uint32  // thread group ids in the initial namespace; 0: any
+	TID       uint32  // thread id in the initial namespace; 0: any
 	UID       *uint32 // real user id; nil: any
 	Comm      string  // the task's name, at most 15 bytes; empty: any
 	Cgroup    string  // directory of a v2 cgroup: its tasks and those of the cgroups below it
@@ -246,32 +247,6 @@ func (s *Session) create(spec *ebpf.MapSpec, entries uint32) error {
 	return nil
 }
 
-// openFollow loads and attaches the programs that follow forks.
-func (s *Session) openFollow() error {
-	spec, err := wire.LoadFollow()
-	if err != nil {
-		return fmt.Errorf("reading the embedded object: %w", err)
-	}
-	hook := tracer.Hook{Kind: tracer.Tracepoint}
-	for name := range spec.Programs {
-		// A fork that is missed is a process not followed.
-		hook.Programs = append(hook.Programs, tracer.Program{Name: name, Prepares: name != "rb_follow_fork"})
-	}
-	if s.follow, err = s.load(spec, hook); err != nil {
-		return fmt.Errorf("following processes: %w", err)
-	}
-	return nil
-}
-
-// Follow makes Options.Filter.Follow let pid and its descendants pass. It must
-// have been set.
-func (s *Session) Follow(pid int) error {
-	if err := s.maps[treeMap].Put(uint32(pid), uint8(1)); err != nil {
-		return fmt.Errorf("following process %d: %w", pid, err)
-	}
-	return nil
-}
-
 // open loads and attaches one tracer: the first hook that works.
 func (s *Session) open(t *tracer.Tracer, id uint16) (*Loaded, error) {
 	l := &Loaded{Tracer: t}
@@ -323,7 +298,7 @@ func (o *Options) constants(id uint16) map[string]any {
 		"rb_tracer": id, "rb_failed": o.Failed,
 		"rb_topology": uint32(o.Topology), "rb_ring_count": max(o.Rings, 1),
 		"rb_wakeup": uint32(o.Wakeup.Policy), "rb_wakeup_bytes": o.Wakeup.Bytes,
-		"rb_pid": f.PID, "rb_ppid": f.PPID,
+		"rb_pid": f.PID, "rb_tid": f.TID, "rb_ppid": f.PPID,
 		"rb_by_uid": f.UID != nil, "rb_uid": uid,
 		"rb_by_comm": f.Comm != "", "rb_comm": comm,
 		"rb_by_cgroup": f.Cgroup != "", "rb_by_tree": f.Follow,
@@ -435,17 +410,4 @@ func (l *Loaded) Books() (Books, error) {
 	}
 	b.Missed = l.object.missed()
 	return b, nil
-}
-
-// Unfollowed returns the number of processes that could not be followed since
-// there was no room for them, and of forks that the kernel did not show, of
-// whichever processes.
-func (s *Session) Unfollowed() (n uint64, err error) {
-	if s.follow == nil {
-		return 0, nil
-	}
-	if err := s.follow.Variables["rb_unfollowed"].Get(&n); err != nil {
-		return 0, fmt.Errorf("reading how many processes were not followed: %w", err)
-	}
-	return n + s.follow.missed(), nil
 }

@@ -62,6 +62,7 @@ const (
 	followVarRbPid         = "rb_pid"
 	followVarRbPpid        = "rb_ppid"
 	followVarRbRingCount   = "rb_ring_count"
+	followVarRbTid         = "rb_tid"
 	followVarRbTopology    = "rb_topology"
 	followVarRbTracer      = "rb_tracer"
 	followVarRbUid         = "rb_uid"
@@ -142,6 +143,7 @@ type followVariableSpecs struct {
 	RbPid         *ebpf.VariableSpec `ebpf:"rb_pid"`
 	RbPpid        *ebpf.VariableSpec `ebpf:"rb_ppid"`
 	RbRingCount   *ebpf.VariableSpec `ebpf:"rb_ring_count"`
+	RbTid         *ebpf.VariableSpec `ebpf:"rb_tid"`
 	RbTopology    *ebpf.VariableSpec `ebpf:"rb_topology"`
 	RbTracer      *ebpf.VariableSpec `ebpf:"rb_tracer"`
 	RbUid         *ebpf.VariableSpec `ebpf:"rb_uid"`
@@ -203,6 +205,7 @@ type followVariables struct {
 	RbPid         *ebpf.Variable `ebpf:"rb_pid"`
 	RbPpid        *ebpf.Variable `ebpf:"rb_ppid"`
 	RbRingCount   *ebpf.Variable `ebpf:"rb_ring_count"`
+	RbTid         *ebpf.Variable `ebpf:"rb_tid"`
 	RbTopology    *ebpf.Variable `ebpf:"rb_topology"`
 	RbTracer      *ebpf.Variable `ebpf:"rb_tracer"`
 	RbUid         *ebpf.Variable `ebpf:"rb_uid"`

@@ -8,6 +8,7 @@
 #define __RBTRACE_FILTER_H__
 
 const volatile __u32 rb_pid = 0; /* 0: any */
+const volatile __u32 rb_tid = 0;
 const volatile __u32 rb_ppid = 0;
 const volatile bool rb_by_uid = false;
 const volatile __u32 rb_uid = 0;
@@ -52,9 +53,12 @@ static __always_inline bool rb_comm_is_wanted(void)
 /* Is the current task one whose events are wanted? */
 static __always_inline bool rb_task_is_wanted(struct task_struct *task)
 {
-	__u32 pid = bpf_get_current_pid_tgid() >> 32;
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	__u32 pid = pid_tgid >> 32;
 
 	if (rb_pid && pid != rb_pid)
+		return false;
+	if (rb_tid && (__u32)pid_tgid != rb_tid)
 		return false;
 	if (rb_by_tree && !bpf_map_lookup_elem(&rb_tree, &pid))
 		return false;

@@ -101,6 +101,7 @@ const (
 	bpfVarRbPid          = "rb_pid"
 	bpfVarRbPpid         = "rb_ppid"
 	bpfVarRbRingCount    = "rb_ring_count"
+	bpfVarRbTid          = "rb_tid"
 	bpfVarRbTopology     = "rb_topology"
 	bpfVarRbTracer       = "rb_tracer"
 	bpfVarRbUid          = "rb_uid"
@@ -183,6 +184,7 @@ type bpfVariableSpecs struct {
 	RbPid         *ebpf.VariableSpec `ebpf:"rb_pid"`
 	RbPpid        *ebpf.VariableSpec `ebpf:"rb_ppid"`
 	RbRingCount   *ebpf.VariableSpec `ebpf:"rb_ring_count"`
+	RbTid         *ebpf.VariableSpec `ebpf:"rb_tid"`
 	RbTopology    *ebpf.VariableSpec `ebpf:"rb_topology"`
 	RbTracer      *ebpf.VariableSpec `ebpf:"rb_tracer"`
 	RbUid         *ebpf.VariableSpec `ebpf:"rb_uid"`
@@ -246,6 +248,7 @@ type bpfVariables struct {
 	RbPid         *ebpf.Variable `ebpf:"rb_pid"`
 	RbPpid        *ebpf.Variable `ebpf:"rb_ppid"`
 	RbRingCount   *ebpf.Variable `ebpf:"rb_ring_count"`
+	RbTid         *ebpf.Variable `ebpf:"rb_tid"`
 	RbTopology    *ebpf.Variable `ebpf:"rb_topology"`
 	RbTracer      *ebpf.Variable `ebpf:"rb_tracer"`
 	RbUid         *ebpf.Variable `ebpf:"rb_uid"`
