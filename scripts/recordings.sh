@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Makes the recordings that the golden tests of exec and open replay, anew (as root):
+# Makes the recordings that the golden tests replay, but that of tcpaccept, anew (as root):
 #
 #	scripts/recordings.sh && go test ./internal/probes -run Golden -update
 #
-# Nothing in them tells of the machine: a host name of their own, / as the working directory.
+# Nothing in them tells of the machine: a host name and a kernel of their own, / as the working directory.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 dir=$PWD/internal/probes
 bin=$(mktemp -d /tmp/rbtrace.XXXXXX)
 trap 'rm -rf "$bin" /tmp/golden' EXIT
-CGO_ENABLED=0 go build -trimpath -o "$bin/rbtrace" ./cmd/rbtrace
-mkdir -p "$dir/exec/testdata" "$dir/open/testdata"
+CGO_ENABLED=0 go build -trimpath -o "$bin" ./cmd/rbtrace ./scripts/neutral
+mkdir -p "$dir"/{exec,exit,open}/testdata
 
 # Everything that runs is in /tmp/golden, which must not be there.
 mkdir /tmp/golden
@@ -23,7 +23,7 @@ chmod 755 /tmp/golden/script
 record() {
 	# shellcheck disable=SC2016 # the inner shell expands
 	unshare --uts sh -c 'hostname golden && cd / && exec env -i PATH=/usr/bin:/bin "$@"' record \
-		"$bin/rbtrace" "$@"
+		"$bin/rbtrace" "$@" | "$bin/neutral"
 }
 
 # shellcheck disable=SC2016
@@ -45,6 +45,16 @@ record exec --failed -w - -- sh -c '
 	cd /tmp/golden && ./data/x 2>&-
 	:
 ' >"$dir/exec/testdata/failed.rbt"
+
+# shellcheck disable=SC2016
+record exit -w - -- sh -c '
+	/bin/true
+	/bin/false
+	sh -c "kill -KILL \$\$" 2>&-
+	sh -c "kill -40 \$\$" 2>&-
+	(exit 255)
+	sleep 0.1
+' >"$dir/exit/testdata/exit.rbt"
 
 # What the shell opens for its redirections, and rm for the directories that it goes through. All else
 # that opens files would tell where this machine has its libraries.

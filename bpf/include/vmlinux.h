@@ -150,6 +150,8 @@ struct signal_struct {
 	struct {
 		int counter;
 	} live;
+	int group_exit_code;
+	unsigned int flags;
 };
 
 struct task_struct {
@@ -161,6 +163,8 @@ struct task_struct {
 	struct fs_struct *fs;
 	struct files_struct *files;
 	struct signal_struct *signal;
+	int exit_code;
+	__u64 start_boottime;
 	char comm[16];
 };
 

@@ -255,6 +255,18 @@ func (c *Child) Report(tb testing.TB) *Report {
 	return r
 }
 
+// Wait waits for the end of the started child, whatever it is, and returns its
+// status.
+func (c *Child) Wait(tb testing.TB) syscall.WaitStatus {
+	tb.Helper()
+	defer c.reports.Close()
+	_ = c.cmd.Wait() // an error says how it ended
+	if c.cmd.ProcessState == nil {
+		tb.Fatalf("child %s: waiting for it", c.Role)
+	}
+	return c.cmd.ProcessState.Sys().(syscall.WaitStatus)
+}
+
 // Kill ends the started child at once.
 func (c *Child) Kill(tb testing.TB) {
 	tb.Helper()

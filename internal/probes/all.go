@@ -6,6 +6,7 @@ package probes
 
 import (
 	"github.com/rbtrace/rbtrace/internal/probes/exec"
+	"github.com/rbtrace/rbtrace/internal/probes/exit"
 	"github.com/rbtrace/rbtrace/internal/probes/open"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
 	"github.com/rbtrace/rbtrace/internal/tracer"
@@ -15,6 +16,7 @@ import (
 func All() []*tracer.Tracer {
 	return []*tracer.Tracer{
 		exec.Tracer,
+		exit.Tracer,
 		open.Tracer,
 		tcpaccept.Tracer,
 	}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exit_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rbtrace/rbtrace/internal/attach"
+	"github.com/rbtrace/rbtrace/internal/bpftest"
+	"github.com/rbtrace/rbtrace/internal/bpftest/tracetest"
+	"github.com/rbtrace/rbtrace/internal/probes/exit"
+)
+
+type event = tracetest.Event
+
+// Roles: each ends in its own way.
+func TestMain(m *testing.M) {
+	bpftest.Main(m, map[string]func() error{
+		"code": func() error {
+			n, err := strconv.Atoi(os.Args[1])
+			if err != nil {
+				return err
+			}
+			os.Exit(n)
+			return nil
+		},
+		"wait": bpftest.AwaitEOF,
+		// crash becomes a program that cannot be mapped, which the kernel finds when this one
+		// is gone.
+		"crash": func() error {
+			file := fmt.Sprintf("%s/rbtrace-broken-%d", os.TempDir(), os.Getpid())
+			if err := os.WriteFile(file, bpftest.Broken(), 0o755); err != nil {
+				return err
+			}
+			fd, err := unix.Open(file, unix.O_PATH|unix.O_CLOEXEC, 0)
+			if err := errors.Join(err, os.Remove(file)); err != nil {
+				return err
+			}
+			return bpftest.Execveat(fd, "", []string{"broken"}, nil, unix.AT_EMPTY_PATH)
+		},
+		// leaderless ends while its leader is a zombie, with the status of the exit_group of
+		// another thread.
+		"leaderless": func() error {
+			done := make(chan error)
+			go func() {
+				runtime.LockOSThread()
+				for { // until the leader is no more
+					stat, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/stat", os.Getpid()))
+					if err != nil {
+						done <- err
+						return
+					}
+					if len(stat) > 0 && stateOf(stat) == 'Z' {
+						os.Exit(23)
+					}
+					time.Sleep(time.Millisecond)
+				}
+			}()
+			// This thread is the leader, since the goroutine of main stays on it: see init.
+			_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
+			return <-done
+		},
+	})
+}
+
+// The goroutine of main stays on the leader, so that it can end it.
+func init() { runtime.LockOSThread() }
+
+func stateOf(stat []byte) byte {
+	for i := len(stat) - 1; i > 0; i-- {
+		if stat[i] == ')' {
+			return stat[i+2]
+		}
+	}
+	return 0
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// child runs a role, sends it a signal if there is one,
+// and returns its id, the status that wait tells, and how long it lived at the most.
+func child(t *testing.T, role, arg string, kill unix.Signal) (pid int, status unix.WaitStatus, most time.Duration) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	check(t, err)
+	defer r.Close()
+	defer w.Close()
+	start := time.Now()
+	pid, err = syscall.ForkExec("/proc/self/exe", []string{role, arg}, &syscall.ProcAttr{
+		Dir: bpftest.Dir(t), Env: bpftest.RoleEnv(role), Files: []uintptr{r.Fd(), 2, 2},
+	})
+	check(t, err)
+	if kill != 0 {
+		check(t, unix.Kill(pid, kill))
+	}
+	for {
+		if _, err = unix.Wait4(pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	check(t, err)
+	return pid, status, time.Since(start)
+}
+
+// TestExit: the status is what the parent waits for.
+func TestExit(t *testing.T) {
+	bpftest.Require(t)
+	for _, failed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("failed=%v", failed), func(t *testing.T) {
+			var want []event
+			var longest []time.Duration
+			run := func(role, arg string, kill unix.Signal, status unix.WaitStatus) {
+				pid, got, most := child(t, role, arg, kill)
+				if got&^0x80 != status {
+					t.Errorf("%s %s ended with %#x, want %#x", role, arg, got, status)
+				}
+				if failed && got == 0 {
+					return
+				}
+				name := ""
+				if got.Signaled() {
+					name = unix.SignalName(got.Signal())
+				}
+				want = append(want, event{
+					"pid": int64(pid), "code": int64(got.ExitStatus()), "signal": name, "core_dumped": got.CoreDump(),
+				})
+				longest = append(longest, most)
+			}
+			events := tracetest.Trace(t, exit.Tracer, attach.Options{Failed: failed, Filter: attach.Filter{PPID: uint32(os.Getpid())}}, func() {
+				for _, code := range []int{0, 1, 2, 127, 255} {
+					run("code", strconv.Itoa(code), 0, unix.WaitStatus(code<<8))
+				}
+				for _, s := range []unix.Signal{unix.SIGKILL, unix.SIGTERM, unix.SIGINT} {
+					run("wait", "", s, unix.WaitStatus(s))
+				}
+				run("leaderless", "", 0, 23<<8)
+			})
+			tracetest.Same(t, events, want)
+			for i, e := range events[:min(len(events), len(longest))] {
+				if age := time.Duration(e["age_ns"].(int64)); age <= 0 || age > longest[i] {
+					t.Errorf("event %d: age %v, at the most %v", i, age, longest[i])
+				}
+			}
+		})
+	}
+}
+
+// TestCore: a program that crashes in the kernel's hands, and its core if one is
+// dumped.
+func TestCore(t *testing.T) {
+	bpftest.Require(t)
+	var limit unix.Rlimit
+	check(t, unix.Getrlimit(unix.RLIMIT_CORE, &limit))
+	t.Cleanup(func() { check(t, unix.Setrlimit(unix.RLIMIT_CORE, &limit)) })
+	check(t, unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: limit.Max, Max: limit.Max}))
+	var want event
+	c := &bpftest.Child{Role: "crash"}
+	events := tracetest.Trace(t, exit.Tracer, attach.Options{Failed: true, Filter: attach.Filter{PPID: uint32(os.Getpid())}}, func() {
+		c.Start(t)
+		status := c.Wait(t)
+		if !status.Signaled() || status.Signal() != unix.SIGSEGV {
+			t.Fatalf("it ended with %#x", status)
+		}
+		want = event{"pid": int64(c.PID()), "code": int64(-1), "signal": "SIGSEGV", "core_dumped": status.CoreDump()}
+	})
+	tracetest.Same(t, events, []event{want})
+}
+
+// TestThreads: a process is shown once, however many threads it has, and the
+// others count as filtered.
+func TestThreads(t *testing.T) {
+	bpftest.Require(t)
+	const processes = 101
+	path := bpftest.LinkQuick(t, bpftest.Dir(t)+"/quick")
+	me := uint32(os.Getpid())
+	events := tracetest.Trace(t, exit.Tracer, attach.Options{Filter: attach.Filter{PPID: me, Comm: "quick"}}, func() {
+		var wg sync.WaitGroup
+		for range 4 { // threads of this process, which end too
+			wg.Go(runtime.LockOSThread) // and not unlocked: the thread ends
+		}
+		wg.Wait()
+		bpftest.Spawn(t, processes, path, []string{"quick"}, nil, nil)
+	})
+	want := make([]event, processes)
+	for i := range want {
+		want[i] = event{"code": int64(0), "signal": "", "comm": "quick", "ppid": int64(me)}
+	}
+	tracetest.Same(t, events, want)
+}
+
+// TestTree: the last that is seen of a followed process is its end.
+func TestTree(t *testing.T) {
+	bpftest.Require(t)
+	s := tracetest.Open(t, attach.Options{Filter: attach.Filter{Follow: true}}, exit.Tracer)
+	s.Start()
+	c := &bpftest.Child{Role: "wait"}
+	c.Start(t)
+	check(t, s.Follow(c.PID()))
+	c.End(t)
+	events := s.Finish(t).Events
+	tracetest.Same(t, events, []event{{"pid": int64(c.PID()), "code": int64(0)}})
+}
