@@ -11,7 +11,7 @@ dir=$PWD/internal/probes
 bin=$(mktemp -d /tmp/rbtrace.XXXXXX)
 trap 'rm -rf "$bin" /tmp/golden' EXIT
 CGO_ENABLED=0 go build -trimpath -o "$bin" ./cmd/rbtrace ./scripts/neutral
-mkdir -p "$dir"/{exec,exit,open}/testdata
+mkdir -p "$dir"/{exec,exit,fork,open}/testdata
 
 # Everything that runs is in /tmp/golden, which must not be there.
 mkdir /tmp/golden
@@ -55,6 +55,13 @@ record exit -w - -- sh -c '
 	(exit 255)
 	sleep 0.1
 ' >"$dir/exit/testdata/exit.rbt"
+
+# shellcheck disable=SC2016
+record fork -w - -- sh -c '
+	(exit 1)
+	/bin/true
+	unshare --uts --ipc /bin/true
+' >"$dir/fork/testdata/fork.rbt"
 
 # What the shell opens for its redirections, and rm for the directories that it goes through. All else
 # that opens files would tell where this machine has its libraries.

@@ -7,6 +7,7 @@ package probes
 import (
 	"github.com/rbtrace/rbtrace/internal/probes/exec"
 	"github.com/rbtrace/rbtrace/internal/probes/exit"
+	"github.com/rbtrace/rbtrace/internal/probes/fork"
 	"github.com/rbtrace/rbtrace/internal/probes/open"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
 	"github.com/rbtrace/rbtrace/internal/tracer"
@@ -17,6 +18,7 @@ func All() []*tracer.Tracer {
 	return []*tracer.Tracer{
 		exec.Tracer,
 		exit.Tracer,
+		fork.Tracer,
 		open.Tracer,
 		tcpaccept.Tracer,
 	}

@@ -117,6 +117,11 @@ func New[W, E any](def Def[W, E]) *Tracer {
 	if err != nil {
 		panic(fmt.Sprintf("tracer %s: %v", def.Name, err))
 	}
+	for i, c := range CommonSchema() {
+		if i >= len(schema) || schema[i].Key != c.Key {
+			panic(fmt.Sprintf("tracer %s: a field of the event hides the common column %q", def.Name, c.Key))
+		}
+	}
 	head, ok := reflect.TypeFor[W]().FieldByName("Head")
 	if !ok || head.Offset != 0 || head.Type.Size() != unsafe.Sizeof(wire.Head{}) {
 		panic(fmt.Sprintf("tracer %s: the wire type does not begin with struct rb_head", def.Name))
