@@ -201,7 +201,7 @@ const (
 	treeMap        = "rb_tree"
 	cgroupMap      = "rb_cgroup"
 	booksMap       = "rb_books"
-	// A map of this name has one slot for each CPU that the machine may have.
+	// A map whose name begins so has one slot for each CPU that the machine may have.
 	scratchMap = "rb_scratch"
 )
 

@@ -40,6 +40,7 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 		}
 	}
 	spec.Programs = wanted
+	dropMaps(spec)
 
 	shared := maps.Clone(s.maps)
 	shared[ringMap] = s.rings[0] // the default ring
@@ -50,7 +51,10 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 		}
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 	}
-	if m := spec.Maps[scratchMap]; m != nil {
+	for name, m := range spec.Maps {
+		if !strings.HasPrefix(name, scratchMap) {
+			continue
+		}
 		cpus, err := ebpf.PossibleCPU()
 		if err != nil {
 			return nil, fmt.Errorf("counting the CPUs: %w", err)
@@ -93,6 +97,22 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 		}
 	}
 	return o, nil
+}
+
+// dropMaps removes the maps that no program of spec refers to, which would be
+// created all the same. Those of variables stay.
+func dropMaps(spec *ebpf.CollectionSpec) {
+	used := make(map[string]bool)
+	for _, p := range spec.Programs {
+		for i := range p.Instructions {
+			if ins := &p.Instructions[i]; ins.IsLoadFromMap() {
+				used[ins.Reference()] = true
+			}
+		}
+	}
+	maps.DeleteFunc(spec.Maps, func(name string, _ *ebpf.MapSpec) bool {
+		return !used[name] && !strings.HasPrefix(name, ".")
+	})
 }
 
 func (s *Session) attach(p *ebpf.Program, spec *ebpf.ProgramSpec, place string) (io.Closer, error) {
