@@ -13,12 +13,14 @@
 #include <bpf/bpf_core_read.h>
 
 #include "rbtrace/ring.h"
+#include "rbtrace/parts.h"
 #include "rbtrace/filter.h"
 #include "rbtrace/path.h"
 
-#define EXEC_FILE_MAX	4096	    /* PATH_MAX */
-#define EXEC_ARGS_MAX	(32 * 1024) /* argv beyond this is cut */
-#define EXEC_ARGS_TURNS 182	    /* squared: more than as many strings, with the end of argv */
+#define EXEC_FILE_MAX	4096	      /* PATH_MAX */
+#define EXEC_ARGS_MAX	RB_PARTS_ROOM /* argv beyond this is cut */
+#define EXEC_ARG_ROOM	4096	      /* of a string, in one turn */
+#define EXEC_ARGS_TURNS 51	      /* cubed: more than that many strings and turns take */
 #define AT_FDCWD	-100
 
 enum exec_flags {
@@ -35,7 +37,8 @@ enum exec_flags {
 
 /*
  * Followed by file, exe, cwd, base (names from leaf to root, but for file, which
- * is as the caller gave it) and argv, of the lengths given here.
+ * is as the caller gave it) and argv, of the lengths given here. An argv above
+ * RB_PART_ROOM comes in parts.
  */
 struct exec_event {
 	struct rb_head head;
@@ -59,11 +62,8 @@ struct exec_event {
 struct exec_scratch {
 	struct rb_path path;
 	struct exec_event event; /* the record: event and the data behind it */
-	/* argv twice: the verifier does not see that what is read and the room left add up. */
-	__u8 data[EXEC_FILE_MAX + 3 * RB_PATH_ROOM + 2 * EXEC_ARGS_MAX];
-	/* Of the failed ones alone, for rb_exec_arg: */
-	__u64 argv;    /* where the next string's address is */
-	__u32 args_at; /* where in data the strings begin */
+	__u8 data[EXEC_FILE_MAX + 3 * RB_PATH_ROOM + RB_PART_ROOM];
+	__u32 paths_len; /* of file, exe, cwd and base */
 };
 
 struct {
@@ -180,35 +180,20 @@ static __always_inline __u32 exec_fdpath_fd(const char *fdpath)
 	return fd;
 }
 
-/*
- * exec_binprm() calls this when the new image is in place: current has the new mm
- * and comm, arg_start..arg_end were written a moment ago and are resident, and a
- * thread that was not the leader has taken over the leader's pid (de_thread()).
- */
-SEC("raw_tp/sched_process_exec")
-int rb_exec(struct bpf_raw_tracepoint_args *ctx)
+/* File and paths of the program that bprm loads, for the record. Global, as rb_exec_path() is. */
+__noinline int rb_exec_paths(__u64 bprm_address)
 {
-	struct task_struct *task = (void *)ctx->args[0];
-	struct linux_binprm *bprm = (void *)ctx->args[2];
-	struct rb_ledger *books = rb_hit();
-	unsigned long arg_start, arg_len;
-	__u32 off = 0;
-	struct exec_scratch *s;
+	struct linux_binprm *bprm = (void *)bprm_address;
+	struct exec_scratch *s = exec_scratch();
+	struct task_struct *task = (void *)bpf_get_current_task();
 	struct exec_event *e;
 	const char *fdpath;
+	__u32 off = 0;
 	long n;
 
-	if (!books)
+	if (!s)
 		return 0;
-	s = exec_scratch();
-	if (!s || !rb_task_is_wanted(task)) {
-		RB_COUNT(books, filtered);
-		return 0;
-	}
 	e = &s->event;
-	exec_fill(e, books, task);
-	e->head.tid = (__u32)ctx->args[1]; /* who called */
-
 	n = bpf_probe_read_kernel_str(s->data, EXEC_FILE_MAX, BPF_CORE_READ(bprm, filename));
 	if (n > 0 && n <= EXEC_FILE_MAX) {
 		off = n;
@@ -227,24 +212,89 @@ int rb_exec(struct bpf_raw_tracepoint_args *ctx)
 		else
 			e->head.flags |= EXEC_BY_FD;
 	}
+	s->paths_len = off;
+	return 0;
+}
 
-	off = exec_bounded(off);
+/* Fills the parts with argv, of len bytes, from user memory or the kernel's. */
+static __always_inline bool exec_fill_parts(struct rb_parts *p, __u64 args, __u64 len, bool user)
+{
+	__u64 n = p->n;
+	long err = 0;
+
+	rb_for_each_part(i, n)
+	{
+		__u64 offset = rb_part_offset(i, n, len);
+		void *from = (void *)(args + offset);
+
+		p->part[i]->offset = offset;
+		err |= user ? bpf_probe_read_user(p->part[i]->data, RB_PART_ROOM, from)
+			    : bpf_probe_read_kernel(p->part[i]->data, RB_PART_ROOM, from);
+	}
+	return !err;
+}
+
+/*
+ * exec_binprm() calls this when the new image is in place: current has the new mm
+ * and comm, arg_start..arg_end were written a moment ago and are resident, and a
+ * thread that was not the leader has taken over the leader's pid (de_thread()).
+ */
+SEC("raw_tp/sched_process_exec")
+int rb_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *task = (void *)ctx->args[0];
+	struct linux_binprm *bprm = (void *)ctx->args[2];
+	struct rb_ledger *books = rb_hit();
+	__u64 args, len;
+	struct rb_parts parts;
+	struct exec_scratch *s;
+	struct exec_event *e;
+	bool reserved, filled;
+	void *ring;
+	__u32 off;
+
+	if (!books)
+		return 0;
+	s = exec_scratch();
+	if (!s || !rb_task_is_wanted(task)) {
+		RB_COUNT(books, filtered);
+		return 0;
+	}
+	e = &s->event;
+	exec_fill(e, books, task);
+	e->head.tid = (__u32)ctx->args[1]; /* who called */
 	e->argc = BPF_CORE_READ(bprm, argc);
-	arg_start = BPF_CORE_READ(task, mm, arg_start);
-	arg_len = BPF_CORE_READ(task, mm, arg_end) - arg_start;
-	e->args_bytes = arg_len;
-	if (arg_len > EXEC_ARGS_MAX) {
-		arg_len = EXEC_ARGS_MAX;
-		e->head.flags |= EXEC_ARGS_CUT;
-	}
-	if (bpf_probe_read_user(s->data + off, arg_len, (void *)arg_start)) {
-		e->head.flags |= EXEC_ARGS_CUT;
-		arg_len = 0;
-	}
-	e->args_len = arg_len;
-	off += arg_len;
+	rb_exec_paths((__u64)bprm);
+	off = exec_bounded(s->paths_len);
 
-	rb_output(books, rb_ring_of_event(), e, sizeof(*e) + off);
+	args = BPF_CORE_READ(task, mm, arg_start);
+	len = BPF_CORE_READ(task, mm, arg_end) - args;
+	e->args_bytes = len;
+	if (len > EXEC_ARGS_MAX) {
+		len = EXEC_ARGS_MAX;
+		e->head.flags |= EXEC_ARGS_CUT;
+	}
+	ring = rb_ring_of_event();
+	if (len > RB_PART_ROOM) {
+		e->args_len = len;
+		reserved = rb_reserve_parts(&parts, ring, rb_parts_of(len));
+		filled = reserved && exec_fill_parts(&parts, args, len, true);
+		if (filled && rb_output_group(books, ring, &parts, &e->head, sizeof(*e) + off))
+			return 0;
+		rb_release_parts(&parts, rb_discard_flags(ring));
+		if (!reserved || filled) {
+			rb_lose_group(books);
+			return 0;
+		}
+		len = RB_PART_ROOM; /* perhaps the beginning can be read */
+		e->head.flags |= EXEC_ARGS_CUT;
+	}
+	if (bpf_probe_read_user(s->data + off, len, (void *)args)) {
+		e->head.flags |= EXEC_ARGS_CUT;
+		len = 0;
+	}
+	e->args_len = len;
+	rb_output(books, ring, e, sizeof(*e) + off + len);
 	return 0;
 }
 
@@ -291,57 +341,103 @@ int rb_exec_at_enter(struct trace_event_raw_sys_enter *ctx)
 }
 
 /*
- * Appends the next string of argv to those that are there. Returns whether there
- * may be more. Global, as rb_exec_path() is, so that the verifier walks a loop of
- * calls and not of all this.
+ * The strings of argv, gathered for rb_exec_exit(): a slot for each CPU, as in
+ * rb_scratch.
+ */
+struct exec_args {
+	__u64 argv;   /* where the next string's address is */
+	__u64 string; /* what of a string is still to come; 0: the next one is */
+	__u32 len;    /* of data, what is there */
+	__u8 data[EXEC_ARGS_MAX + EXEC_ARG_ROOM]; /* that much is read, wherever it goes */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct exec_args);
+} rb_scratch_args SEC(".maps");
+
+static __always_inline struct exec_args *exec_args(void)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+
+	return bpf_map_lookup_elem(&rb_scratch_args, &cpu);
+}
+
+/*
+ * Appends the next string of argv, or the beginning of what is left of it, to
+ * those that are there. Returns whether there may be more. Global, as
+ * rb_exec_path() is, so that the verifier walks a loop of calls and not of all this.
  */
 __noinline int rb_exec_arg(void)
 {
 	struct exec_scratch *s = exec_scratch();
-	const char *arg = NULL;
+	struct exec_args *a = exec_args();
 	struct exec_event *e;
-	__u32 at, len, room;
+	__u64 string;
+	__u32 len, room;
+	bool begins;
 	long n;
 
-	if (!s)
+	if (!s || !a)
 		return 0;
 	e = &s->event;
-	at = exec_bounded(s->args_at);
-	len = e->args_len;
-	if (len > EXEC_ARGS_MAX) /* never; for the verifier */
-		return 0;
-	if (bpf_probe_read_user(&arg, sizeof(arg), (void *)s->argv)) {
-		if (s->argv) /* a NULL argv is an empty one */
-			e->head.flags |= EXEC_ARGS_CUT;
-		return 0;
+	len = a->len;
+	string = a->string;
+	begins = !string;
+	if (begins) {
+		if (bpf_probe_read_user(&string, sizeof(string), (void *)a->argv)) {
+			if (a->argv) /* a NULL argv is an empty one */
+				e->head.flags |= EXEC_ARGS_CUT;
+			return 0;
+		}
+		if (!string)
+			return 0;
+		a->argv += sizeof(string);
 	}
-	if (!arg)
-		return 0;
 	room = EXEC_ARGS_MAX - len;
-	/* With the NUL that takes the place of what does not fit, one more. */
-	n = room ? bpf_probe_read_user_str(s->data + at + len, room + 1, arg) : -1;
-	if (n < 0) { /* no room left, not resident, or not there */
+	if (len >= EXEC_ARGS_MAX) {
 		e->head.flags |= EXEC_ARGS_CUT;
 		return 0;
 	}
+	n = bpf_probe_read_user_str(a->data + len, EXEC_ARG_ROOM, (void *)string);
+	if (n < 0) { /* not resident, or not there */
+		e->head.flags |= EXEC_ARGS_CUT;
+		return 0;
+	}
+	if (begins)
+		e->argc++;
 	if (n == 0) /* as long as a string was empty; with its NUL like any other since 6.18 */
 		n = 1;
-	e->argc++;
-	if (n > room) {
-		e->args_len = EXEC_ARGS_MAX;
+	a->string = 0;
+	if (n == EXEC_ARG_ROOM) { /* a NUL stands where it may go on */
+		n--;
+		a->string = string + n;
+	}
+	if (n > room || (n == room && a->string)) {
+		a->len = EXEC_ARGS_MAX;
 		e->head.flags |= EXEC_ARGS_CUT;
 		return 0;
 	}
-	e->args_len = len + n;
-	s->argv += sizeof(arg);
+	a->len = len + n;
 	return 1;
 }
 
-/* The same for many, since one loop for all that there may be is a long way for the verifier. */
+/* The same for many, and for many times as many, since one loop for all that there may be is a long way for the verifier. */
 __noinline int rb_exec_args(void)
 {
 	for (int i = 0; i < EXEC_ARGS_TURNS; i++) {
 		if (!rb_exec_arg())
+			return 0;
+	}
+	return 1;
+}
+
+__noinline int rb_exec_all_args(void)
+{
+	for (int i = 0; i < EXEC_ARGS_TURNS; i++) {
+		if (!rb_exec_args())
 			return 0;
 	}
 	return 1;
@@ -358,10 +454,13 @@ int rb_exec_exit(struct trace_event_raw_sys_exit *ctx)
 	struct task_struct *task = (void *)bpf_get_current_task();
 	__u64 key = (__u64)task;
 	struct exec_call *found, call = {};
+	struct rb_parts parts;
 	struct exec_scratch *s;
 	struct rb_ledger *books;
 	struct exec_event *e;
-	__u32 off = 0, args_len;
+	struct exec_args *a;
+	__u32 off = 0, len;
+	void *ring;
 	long n;
 
 	books = rb_hit();
@@ -373,7 +472,8 @@ int rb_exec_exit(struct trace_event_raw_sys_exit *ctx)
 		bpf_map_delete_elem(&rb_exec_calls, &key);
 	}
 	s = exec_scratch();
-	if (ret >= 0 || !s || !rb_task_is_wanted(task)) {
+	a = exec_args();
+	if (ret >= 0 || !s || !a || !rb_task_is_wanted(task)) {
 		RB_COUNT(books, filtered);
 		return 0;
 	}
@@ -396,16 +496,27 @@ int rb_exec_exit(struct trace_event_raw_sys_exit *ctx)
 		exec_append_base(s, &off, task, call.dirfd);
 
 	off = exec_bounded(off);
-	s->argv = call.argv;
-	s->args_at = off;
+	a->argv = call.argv;
+	a->string = 0;
+	a->len = 0;
 	for (int i = 0; i < EXEC_ARGS_TURNS; i++) {
-		if (!rb_exec_args())
+		if (!rb_exec_all_args())
 			break;
 	}
-	args_len = e->args_len;
-	if (args_len > EXEC_ARGS_MAX) /* never; for the verifier */
-		args_len = 0;
-	rb_output(books, rb_ring_of_event(), e, sizeof(*e) + off + args_len);
+	len = a->len;
+	e->args_len = len;
+	ring = rb_ring_of_event();
+	if (len > RB_PART_ROOM) {
+		if (rb_reserve_parts(&parts, ring, rb_parts_of(len)) &&
+		    exec_fill_parts(&parts, (__u64)a->data, len, false) &&
+		    rb_output_group(books, ring, &parts, &e->head, sizeof(*e) + off))
+			return 0;
+		rb_release_parts(&parts, rb_discard_flags(ring));
+		rb_lose_group(books);
+		return 0;
+	}
+	bpf_probe_read_kernel(s->data + off, len, a->data);
+	rb_output(books, ring, e, sizeof(*e) + off + len);
 	return 0;
 }
 

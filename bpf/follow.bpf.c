@@ -51,6 +51,6 @@ int rb_follow_exit(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /* For the Go side: a type that nothing here names. */
-const struct rb_head *const follow_export __attribute__((unused)) = 0;
+const struct rb_part *const follow_export __attribute__((unused)) = 0;
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -30,7 +30,8 @@ record() {
 record exec -w - -- sh -c '
 	/bin/true
 	/bin/true "" "a b" "\"\\" "$(printf "\033[31m\n\377")" "$(printf "\342\200\256abc \357\273\277")"
-	/bin/true "$(head -c 40000 /dev/zero | tr "\0" x)" behind # cut at 32 KiB
+	/bin/true "$(head -c 40000 /dev/zero | tr "\0" x)" behind # in two parts
+	x=$(head -c 66000 /dev/zero | tr "\0" x) && /bin/true "$x" "$x" # cut at 128 KiB
 	/tmp/golden/script 1 2
 	/tmp/golden/a*
 	cd /tmp/golden && ./script

@@ -294,7 +294,7 @@ func (r *replayRun) settle(events *consumer.Consumer, runErr error) error {
 		complete = complete && l.Complete()
 	}
 	if n := events.Unknown(); n > 0 {
-		r.warn("%d records are of no tracer", n)
+		r.warn("%d records are of no tracer, or parts of no event", n)
 		complete = false
 	}
 	if end != nil && end.Unfollowed > 0 {

@@ -113,7 +113,8 @@ type Consumer struct {
 	highWater uint64 // of any ring
 	wakeups   uint64
 	lag       time.Duration // the longest since the last Lag
-	unknown   uint64        // records of no tracer of this consumer
+	unknown   uint64        // records of no tracer of this consumer, and parts of no event
+	parts     parts
 
 	heap    laneHeap // of the merge: lanes with a record
 	last    uint64   // time of the newest record taken, of several rings
@@ -270,6 +271,7 @@ func (c *Consumer) Finish(sink output.Sink, balanced func() bool) error {
 			return err
 		}
 		if balanced() || time.Now().After(deadline) {
+			c.unknown += c.parts.dropAll()
 			return nil
 		}
 		if _, err := c.poller.Wait(DefaultPace); err != nil {
@@ -344,8 +346,19 @@ func (c *Consumer) take(record []byte) error {
 		c.unknown++
 		return nil
 	}
+	if head.Group != 0 {
+		if head.Flags&wire.IsPart != 0 {
+			c.unknown += c.parts.keep(head, record)
+			return nil
+		}
+		record = c.parts.join(head, record)
+	}
 	s.counts.Consumed++
 	lossErr := c.findLoss(s, head) // the record is there all the same
+	if record == nil {
+		s.counts.Undecodable++ // parts of it are missing
+		return lossErr
+	}
 	if err := c.show(s, head, record); err != nil {
 		return err
 	}
@@ -436,7 +449,7 @@ func (c *Consumer) countLeft() {
 			if !ok {
 				break
 			}
-			if s, _ := c.sourceOf(record); s != nil {
+			if s, head := c.sourceOf(record); s != nil && head.Flags&wire.IsPart == 0 {
 				s.counts.Left++
 			}
 		}
@@ -503,7 +516,8 @@ func (c *Consumer) stats() {
 // Run and Finish end with.
 func (c *Consumer) Counts(i int) Counts { return c.sources[i].counts }
 
-// Unknown is the number of records that belong to none of the tracers.
+// Unknown is the number of records that belong to none of the tracers, or are
+// parts of no event.
 func (c *Consumer) Unknown() uint64 { return c.unknown }
 
 // Fill is how full the rings are, in bytes.

@@ -47,6 +47,7 @@ func (c *Consumer) replay(ctx context.Context, recording Recording) error {
 	for ctx.Err() == nil && !c.reached() {
 		record, wall, err := recording.Next()
 		if errors.Is(err, io.EOF) {
+			c.unknown += c.parts.dropAll()
 			return nil
 		}
 		if err != nil {

@@ -202,6 +202,16 @@ func Head(rec []byte) *wire.Head {
 	return h
 }
 
+// Part returns a record as a part of an event: nil where it has not the length of
+// one.
+func Part(rec []byte) *wire.Part {
+	if len(rec) != int(unsafe.Sizeof(wire.Part{})) {
+		return nil
+	}
+	p, _ := view[wire.Part](rec)
+	return p
+}
+
 // view returns rec's beginning as a T, and the rest.
 //
 // This is the package's one use of unsafe. It holds because the caller has

@@ -40,6 +40,13 @@ type followRbLedger struct {
 	Groups    uint64
 }
 
+type followRbPart struct {
+	_      structs.HostLayout
+	Head   followRbHead
+	Offset uint64
+	Data   [32768]uint8
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.

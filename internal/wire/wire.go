@@ -6,12 +6,18 @@ package wire
 
 import "github.com/cilium/ebpf"
 
-//go:generate go tool bpf2go -type rb_head -type rb_ledger -target amd64,arm64 follow ../../bpf/follow.bpf.c -- -I../../bpf/include
+//go:generate go tool bpf2go -type rb_head -type rb_part -type rb_ledger -target amd64,arm64 follow ../../bpf/follow.bpf.c -- -I../../bpf/include
 
 //go:generate go tool bpf2go -type rb_cgroup_change -target amd64,arm64 cgroups ../../bpf/cgroups.bpf.c -- -I../../bpf/include
 
 // Head is the head of every record (struct rb_head).
 type Head = followRbHead
+
+// Part is a record that is part of an event (struct rb_part).
+type Part = followRbPart
+
+// IsPart is the flag of a Head that begins a Part (RB_IS_PART).
+const IsPart = 1 << 15
 
 // Ledger is one CPU's books of one tracer (struct rb_ledger).
 type Ledger = followRbLedger

@@ -69,7 +69,7 @@ struct rb_head {
  * of the main record. Records of other CPUs may lie between. Their heads are alike
  * but for RB_IS_PART: tracer, CPU and group tell what belongs together.
  */
-#define RB_PART_ROOM 16384
+#define RB_PART_ROOM 32768
 
 struct rb_part {
 	struct rb_head head;
@@ -236,13 +236,19 @@ static __always_inline void rb_release(void *record)
 }
 
 /*
- * Ends an event that was built in reserved memory and found to be unwanted. The
- * reader has to pass it all the same, or discarded records would fill the ring:
- * where every record wakes it, the kernel decides for these.
+ * The flags of discarding a record that the reader must pass all the same: where
+ * nothing but discarded records came, and none of them woke it, they would fill the
+ * ring. Where every record wakes it the kernel decides for these, which is cheaper.
  */
+static __always_inline __u64 rb_discard_flags(void *ring)
+{
+	return rb_wakeup == RB_WAKEUP_EVERY ? 0 : rb_wakeup_flags(ring);
+}
+
+/* Ends an event that was built in reserved memory and found to be unwanted. */
 static __always_inline void rb_discard(struct rb_ledger *books, void *ring, void *record)
 {
-	bpf_ringbuf_discard(record, rb_wakeup == RB_WAKEUP_EVERY ? 0 : rb_wakeup_flags(ring));
+	bpf_ringbuf_discard(record, rb_discard_flags(ring));
 	RB_COUNT(books, discarded);
 }
 

@@ -13,6 +13,15 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type bpfExecArgs struct {
+	_      structs.HostLayout
+	Argv   uint64
+	String uint64
+	Len    uint32
+	Data   [135168]uint8
+	_      [4]byte
+}
+
 type bpfExecCall struct {
 	_     structs.HostLayout
 	File  uint64
@@ -59,11 +68,10 @@ type bpfExecScratch struct {
 		Len    uint32
 		Flags  uint32
 	}
-	Event  bpfExecEvent
-	Data   [82688]uint8
-	Argv   uint64
-	ArgsAt uint32
-	_      [4]byte
+	Event    bpfExecEvent
+	Data     [49920]uint8
+	PathsLen uint32
+	_        [4]byte
 }
 
 type bpfRbLedger struct {
@@ -87,6 +95,7 @@ const (
 	bpfMapRbRing         = "rb_ring"
 	bpfMapRbRings        = "rb_rings"
 	bpfMapRbScratch      = "rb_scratch"
+	bpfMapRbScratchArgs  = "rb_scratch_args"
 	bpfMapRbTree         = "rb_tree"
 	bpfProgRbExec        = "rb_exec"
 	bpfProgRbExecAtEnter = "rb_exec_at_enter"
@@ -168,6 +177,7 @@ type bpfMapSpecs struct {
 	RbRing        *ebpf.MapSpec `ebpf:"rb_ring"`
 	RbRings       *ebpf.MapSpec `ebpf:"rb_rings"`
 	RbScratch     *ebpf.MapSpec `ebpf:"rb_scratch"`
+	RbScratchArgs *ebpf.MapSpec `ebpf:"rb_scratch_args"`
 	RbTree        *ebpf.MapSpec `ebpf:"rb_tree"`
 }
 
@@ -219,6 +229,7 @@ type bpfMaps struct {
 	RbRing        *ebpf.Map `ebpf:"rb_ring"`
 	RbRings       *ebpf.Map `ebpf:"rb_rings"`
 	RbScratch     *ebpf.Map `ebpf:"rb_scratch"`
+	RbScratchArgs *ebpf.Map `ebpf:"rb_scratch_args"`
 	RbTree        *ebpf.Map `ebpf:"rb_tree"`
 }
 
@@ -231,6 +242,7 @@ func (m *bpfMaps) Close() error {
 		m.RbRing,
 		m.RbRings,
 		m.RbScratch,
+		m.RbScratchArgs,
 		m.RbTree,
 	)
 }

@@ -24,7 +24,7 @@ type Event struct {
 	Cwd       field.Text   `json:"cwd" col:"CWD,w=24" doc:"working directory"`
 	Argc      field.Uint32 `json:"argc" col:"ARGC,w=4,right" doc:"number of arguments; of a failed call whose arguments were cut, of those that are here"`
 	ArgsBytes field.Uint32 `json:"args_bytes" col:"BYTES,w=7,right" doc:"bytes of all arguments, a NUL behind each counted"`
-	Truncated field.Bool   `json:"args_truncated" col:"CUT,w=3" doc:"whether args is not all of them: above 32 KiB, or not readable"`
+	Truncated field.Bool   `json:"args_truncated" col:"CUT,w=3" doc:"whether args is not all of them: above 128 KiB, or not readable"`
 	Args      field.Args   `json:"args" col:"ARGS" doc:"the arguments that the program runs with, its name among them; for a script those of the interpreter"`
 
 	exe, cwd, file []byte // memory of the fields above, used again for each event
@@ -36,7 +36,7 @@ var Tracer = tracer.New(tracer.Def[bpfExecEvent, Event]{
 	Short: "Programs that start",
 	Long: `Shows every successful execve and execveat of every thread on the machine, at the
 moment when the new program is in place: what really runs, not what was asked for.
-argv comes whole up to 32 KiB; a longer one is cut and says so.
+argv comes whole up to 128 KiB; a longer one is cut and says so.
 
 With --failed it shows the calls that failed instead: a shell that looks for a
 command along PATH (ENOENT), a file without execute permission (EACCES), a file of

@@ -154,7 +154,7 @@ func file(path string) func(string) event {
 
 // cut is an argv that is not all there.
 func cut(argv []string) func(string) event {
-	raw := strings.Join(argv, "\x00")[:32<<10]
+	raw := strings.Join(argv, "\x00")[:argsMax]
 	return func(string) event {
 		return event{
 			"args_truncated": true, "args": strings.Split(strings.TrimSuffix(raw, "\x00"), "\x00"),
@@ -183,13 +183,16 @@ var allFields = []fields{
 		return execProg()
 	}},
 
-	// argv up to and above what a record takes.
+	// argv up to and above what a record takes, and what all records of an event take.
 	{name: "argv32768", args: arguments(32768)},
-	{name: "argv32769", args: arguments(32769), want: cut(arguments(32769))},
-	{name: "argv100K", args: arguments(100 << 10), want: cut(arguments(100 << 10))},
+	{name: "argv32769", args: arguments(32769)},
+	{name: "argv100K", args: arguments(100 << 10)},
+	{name: "argv128K", args: arguments(argsMax)},
+	{name: "argv128K1", args: arguments(argsMax + 1), want: cut(arguments(argsMax + 1))},
 	{name: "argvManyEmpty", args: make([]string, 30011)},
-	{name: "argvTooManyEmpty", args: make([]string, 40009), want: cut(make([]string, 40009))},
-	{name: "argvOneHuge", args: []string{strings.Repeat("x", 128<<10-1)}, want: cut([]string{strings.Repeat("x", 128<<10-1)})},
+	{name: "argvTooManyEmpty", args: make([]string, 140009), want: cut(make([]string, 140009))},
+	{name: "argvOneHuge", args: []string{strings.Repeat("x", argsMax-1)}},
+	{name: "argvTwoHuge", args: []string{"", strings.Repeat("x", argsMax-1)}, want: cut([]string{"", strings.Repeat("x", argsMax-1)})},
 	{name: "argvNone", want: file("./prog"), stage: func() error {
 		return bpftest.Exec(unix.AT_FDCWD, "./prog", nil, 0)
 	}},
@@ -270,7 +273,7 @@ var allFields = []fields{
 	}},
 	{name: "scriptFexecve", setup: scripts, want: file("DIR/script"), stage: func() error { return fexec("script", 0) }},
 	{name: "scriptExecveat", setup: scripts, want: file("DIR/script"), stage: func() error { return execAt(".", "script") }},
-	{name: "scriptArgv32768", setup: scripts, path: "./script", args: arguments(32768 - 1000), want: file("./script")},
+	{name: "scriptArgv100K", setup: scripts, path: "./script", args: arguments(100 << 10), want: file("./script")},
 
 	// From a thread that is not the leader.
 	{name: "thread", stage: func() error { return onThread(execProg) }},

@@ -66,6 +66,16 @@ func argvCut(argv []string, bytes int) event {
 	}
 }
 
+// borders returns an argv of strings of about one and two times 4096 bytes.
+func borders() (argv []string) {
+	for _, border := range []int{4096, 8192} {
+		for n := border - 3; n < border+3; n++ {
+			argv = append(argv, strings.Repeat("x", n), "", "end")
+		}
+	}
+	return argv
+}
+
 var (
 	none     = event{"args": []string{}, "argc": int64(0), "args_bytes": int64(0)}
 	notThere = event{"args": []string{}, "argc": int64(0), "args_bytes": int64(0), "args_truncated": true}
@@ -120,12 +130,10 @@ var failures = []failure{
 	{name: "emptyArg", times: 3, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: []string{""}},
 	{name: "129", times: 3, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: repeated(129, "x")},
 	{name: "4225", times: 3, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: repeated(4225, "xy")},
-	{name: "32768empty", times: 2, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: repeated(32768, "")},
-	{name: "32769empty", times: 2, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: repeated(32769, ""), want: argvCut(repeated(32769, ""), 32768)},
-	{name: "32768", times: 2, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: arguments(32768)},
-	{name: "32769", times: 2, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: arguments(32769), want: argvCut(arguments(32769), 32768)},
-	{name: "100K", times: 2, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: arguments(100 << 10), want: argvCut(arguments(100<<10), 32768)},
-	{name: "E2BIG", times: 5, call: execve("./quick"), errno: unix.E2BIG, file: "./quick", argv: []string{"q", strings.Repeat("x", 128<<10)}, want: argvCut([]string{"q", strings.Repeat("x", 128<<10)}, 32768)},
+	{name: "borders", times: 3, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: borders()}, // of what is read at once
+	{name: "128Kempty", times: 2, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: repeated(argsMax, "")},
+	{name: "128K1empty", times: 2, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: repeated(argsMax+1, ""), want: argvCut(repeated(argsMax+1, ""), argsMax)},
+	{name: "E2BIG", times: 5, call: execve("./quick"), errno: unix.E2BIG, file: "./quick", argv: []string{"q", strings.Repeat("x", argsMax)}, want: argvCut([]string{"q", strings.Repeat("x", argsMax)}, argsMax)},
 }
 
 func makeFailures(t *testing.T) (dir string) {
