@@ -23,6 +23,17 @@
 #define EXEC_ARGS_TURNS 51	      /* cubed: more than that many strings and turns take */
 #define AT_FDCWD	-100
 
+#define EXEC_LOOK_CHUNK 256  /* of argv, looked at in one turn */
+#define EXEC_LOOK_ROOM	4096 /* memory of the ring that a short argv is looked at in */
+
+/*
+ * What an argument must contain, of at most 64 bytes: bit i of a byte's mask says
+ * that the text has that byte at i. The one bit of rb_arg_last is that of the text's
+ * last byte; 0: all arguments will do.
+ */
+const volatile __u64 rb_arg_masks[256] = {};
+const volatile __u64 rb_arg_last = 0;
+
 enum exec_flags {
 	EXEC_EXE_CUT = 1 << 0, /* enum rb_path_flags, three times over */
 	EXEC_EXE_DELETED = 1 << 1,
@@ -54,6 +65,21 @@ struct exec_event {
 };
 
 /*
+ * Where looking for the text stands. Bit i of state says that the text up to i is
+ * what the bytes up to here end with (the shift-and method of Baeza-Yates and
+ * Gonnet): no byte is looked at twice, whatever the text, and the verifier sees no
+ * branch. Arguments end with a NUL, which is in no text, so none begins in one and
+ * ends in the next.
+ */
+struct exec_look {
+	__u64 from; /* an address in the kernel */
+	__u64 left; /* bytes from there on */
+	__u64 state;
+	__u64 found; /* not 0: it is there */
+	__u8 chunk[EXEC_LOOK_CHUNK];
+};
+
+/*
  * Too large for the stack and for a per-CPU map (32 KiB). One slot for each CPU;
  * user space sets the number. The kernel does not start a program on a CPU
  * where that program is under way already (it counts the miss instead, and user
@@ -64,6 +90,7 @@ struct exec_scratch {
 	struct exec_event event; /* the record: event and the data behind it */
 	__u8 data[EXEC_FILE_MAX + 3 * RB_PATH_ROOM + RB_PART_ROOM];
 	__u32 paths_len; /* of file, exe, cwd and base */
+	struct exec_look look;
 };
 
 struct {
@@ -216,6 +243,79 @@ __noinline int rb_exec_paths(__u64 bprm_address)
 	return 0;
 }
 
+/* Looks at the next chunk. Returns whether there is more to look at. */
+__noinline int rb_exec_look_chunk(void)
+{
+	struct exec_scratch *s = exec_scratch();
+	struct exec_look *l;
+	__u64 n, state, states = 0;
+
+	if (!s)
+		return 0;
+	l = &s->look;
+	n = l->left;
+	if (n > EXEC_LOOK_CHUNK)
+		n = EXEC_LOOK_CHUNK;
+	if (!n || l->found || bpf_probe_read_kernel(l->chunk, n, (void *)l->from))
+		return 0;
+	state = l->state;
+	for (__u32 i = 0; i < EXEC_LOOK_CHUNK; i++) {
+		if (i >= n)
+			break;
+		state = (state << 1 | 1) & rb_arg_masks[l->chunk[i]];
+		states |= state;
+	}
+	l->state = state;
+	l->found = states & rb_arg_last;
+	l->from += n;
+	l->left -= n;
+	return 1;
+}
+
+/* Looks at the next RB_PART_ROOM bytes, or what is left. */
+__noinline int rb_exec_look(void)
+{
+	for (int i = 0; i < RB_PART_ROOM / EXEC_LOOK_CHUNK; i++) {
+		if (!rb_exec_look_chunk())
+			return 0;
+	}
+	return 1;
+}
+
+/* Whether there is an argument with the text in len bytes of argv, at most RB_PART_ROOM. */
+static __always_inline bool exec_has_arg(struct exec_scratch *s, void *args, __u64 len)
+{
+	volatile struct exec_look *l = &s->look;
+
+	l->state = 0;
+	l->found = 0;
+	l->from = (__u64)args;
+	l->left = len;
+	rb_exec_look();
+	return l->found;
+}
+
+/* The same for argv of len bytes in parts. */
+static __always_inline bool exec_parts_have_arg(struct exec_scratch *s, struct rb_parts *p,
+						__u64 len)
+{
+	volatile struct exec_look *l = &s->look;
+	__u64 n = p->n;
+
+	l->state = 0;
+	l->found = 0;
+	rb_for_each_part(i, n)
+	{
+		__u64 seen = (__u64)i * RB_PART_ROOM - rb_part_offset(i, n, len);
+
+		l->from = (__u64)p->part[i]->data;
+		l->from += seen;
+		l->left = RB_PART_ROOM - seen;
+		rb_exec_look();
+	}
+	return l->found;
+}
+
 /* Fills the parts with argv, of len bytes, from user memory or the kernel's. */
 static __always_inline bool exec_fill_parts(struct rb_parts *p, __u64 args, __u64 len, bool user)
 {
@@ -232,6 +332,34 @@ static __always_inline bool exec_fill_parts(struct rb_parts *p, __u64 args, __u6
 			    : bpf_probe_read_kernel(p->part[i]->data, RB_PART_ROOM, from);
 	}
 	return !err;
+}
+
+/*
+ * An exec of which no more of argv is wanted than len bytes, which fit into room
+ * bytes: argv is looked at in memory of the ring, and only where it has the text
+ * the record is made and copied behind that.
+ */
+static __always_inline void exec_with_arg(struct exec_scratch *s, struct rb_ledger *books,
+					  void *ring, __u64 bprm, __u64 args, __u64 len,
+					  const __u64 room)
+{
+	struct exec_event *e = &s->event;
+	__u8 *scratch = bpf_ringbuf_reserve(ring, room, 0);
+	__u32 off;
+
+	if (!scratch) {
+		RB_COUNT(books, lost);
+		return;
+	}
+	if (bpf_probe_read_user(scratch, len, (void *)args) || !exec_has_arg(s, scratch, len)) {
+		rb_discard(books, ring, scratch);
+		return;
+	}
+	rb_exec_paths(bprm);
+	off = exec_bounded(s->paths_len);
+	bpf_probe_read_kernel(s->data + off, len, scratch);
+	e->args_len = len;
+	rb_output_from(books, ring, scratch, e, sizeof(*e) + off + len);
 }
 
 /*
@@ -264,8 +392,8 @@ int rb_exec(struct bpf_raw_tracepoint_args *ctx)
 	exec_fill(e, books, task);
 	e->head.tid = (__u32)ctx->args[1]; /* who called */
 	e->argc = BPF_CORE_READ(bprm, argc);
-	rb_exec_paths((__u64)bprm);
-	off = exec_bounded(s->paths_len);
+	if (!rb_arg_last)
+		rb_exec_paths((__u64)bprm);
 
 	args = BPF_CORE_READ(task, mm, arg_start);
 	len = BPF_CORE_READ(task, mm, arg_end) - args;
@@ -279,6 +407,15 @@ int rb_exec(struct bpf_raw_tracepoint_args *ctx)
 		e->args_len = len;
 		reserved = rb_reserve_parts(&parts, ring, rb_parts_of(len));
 		filled = reserved && exec_fill_parts(&parts, args, len, true);
+		if (rb_arg_last && filled) {
+			if (!exec_parts_have_arg(s, &parts, len)) {
+				rb_release_parts(&parts, rb_discard_flags(ring));
+				RB_COUNT(books, discarded);
+				return 0;
+			}
+			rb_exec_paths((__u64)bprm);
+		}
+		off = exec_bounded(s->paths_len);
 		if (filled && rb_output_group(books, ring, &parts, &e->head, sizeof(*e) + off))
 			return 0;
 		rb_release_parts(&parts, rb_discard_flags(ring));
@@ -289,6 +426,14 @@ int rb_exec(struct bpf_raw_tracepoint_args *ctx)
 		len = RB_PART_ROOM; /* perhaps the beginning can be read */
 		e->head.flags |= EXEC_ARGS_CUT;
 	}
+	if (rb_arg_last) {
+		if (len <= EXEC_LOOK_ROOM)
+			exec_with_arg(s, books, ring, (__u64)bprm, args, len, EXEC_LOOK_ROOM);
+		else
+			exec_with_arg(s, books, ring, (__u64)bprm, args, len, RB_PART_ROOM);
+		return 0;
+	}
+	off = exec_bounded(s->paths_len);
 	if (bpf_probe_read_user(s->data + off, len, (void *)args)) {
 		e->head.flags |= EXEC_ARGS_CUT;
 		len = 0;
@@ -415,7 +560,7 @@ __noinline int rb_exec_arg(void)
 		n--;
 		a->string = string + n;
 	}
-	if (n > room || (n == room && a->string)) {
+	if (n > room) {
 		a->len = EXEC_ARGS_MAX;
 		e->head.flags |= EXEC_ARGS_CUT;
 		return 0;
@@ -441,6 +586,16 @@ __noinline int rb_exec_all_args(void)
 			return 0;
 	}
 	return 1;
+}
+
+/* Whether there is an argument with the text in the first len bytes. */
+static __always_inline bool exec_args_have_arg(struct exec_scratch *s, struct exec_args *a,
+					       __u32 len)
+{
+	exec_has_arg(s, a->data, len);
+	for (int i = 1; i < RB_PARTS_MAX; i++)
+		rb_exec_look();
+	return s->look.found;
 }
 
 /*
@@ -485,6 +640,21 @@ int rb_exec_exit(struct trace_event_raw_sys_exit *ctx)
 	exec_fill(e, books, task);
 	e->ret = ret;
 
+	a->argv = call.argv;
+	a->string = 0;
+	a->len = 0;
+	for (int i = 0; i < EXEC_ARGS_TURNS; i++) {
+		if (!rb_exec_all_args())
+			break;
+	}
+	len = a->len;
+	e->args_len = len;
+	/* These are no memory of the ring: nothing is discarded. */
+	if (rb_arg_last && !exec_args_have_arg(s, a, len)) {
+		RB_COUNT(books, filtered);
+		return 0;
+	}
+
 	n = bpf_probe_read_user_str(s->data, EXEC_FILE_MAX, (void *)call.file);
 	if (n > 0 && n <= EXEC_FILE_MAX) {
 		off = n;
@@ -496,15 +666,6 @@ int rb_exec_exit(struct trace_event_raw_sys_exit *ctx)
 		exec_append_base(s, &off, task, call.dirfd);
 
 	off = exec_bounded(off);
-	a->argv = call.argv;
-	a->string = 0;
-	a->len = 0;
-	for (int i = 0; i < EXEC_ARGS_TURNS; i++) {
-		if (!rb_exec_all_args())
-			break;
-	}
-	len = a->len;
-	e->args_len = len;
 	ring = rb_ring_of_event();
 	if (len > RB_PART_ROOM) {
 		if (rb_reserve_parts(&parts, ring, rb_parts_of(len)) &&

@@ -13,7 +13,7 @@ import (
 // program goes near these bounds.
 const (
 	maxPart   = 1 << 20  // bytes that the parts of one event hold
-	maxParts  = 64      // their number
+	maxParts  = 64       // their number
 	maxGroups = 4        // incomplete ones of one tracer on one CPU, which makes one after the other
 	maxKept   = 64 << 20 // bytes of all incomplete ones: less than a ring holds with them
 )

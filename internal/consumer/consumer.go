@@ -382,7 +382,10 @@ func (c *Consumer) show(s *source, head *wire.Head, record []byte) error {
 	if c.raw != nil {
 		return c.raw.Record(record, c.wall)
 	}
-	return c.sink.Event(&s.Source)
+	if err := c.sink.Event(&s.Source); err != nil {
+		return fmt.Errorf("writing events: %w", err)
+	}
+	return nil
 }
 
 func (c *Consumer) sourceOf(record []byte) (*source, *wire.Head) {

@@ -22,7 +22,7 @@ type Param struct {
 	// have the flag.
 	Column string
 	// Const is the C constant that takes the value: an integer, or an array that has
-	// room for a text of Max bytes and a NUL.
+	// room for a text of Max bytes and a NUL. Empty: Text.Constants are all.
 	Const string
 	// Max is the largest number (the smallest is 1), or the most bytes of a text (the
 	// fewest are 1).
@@ -65,6 +65,9 @@ func (p *Param) Constants(text string) (map[string]any, error) {
 	constants := make(map[string]any)
 	if p.Text.Constants != nil {
 		constants = p.Text.Constants(text)
+	}
+	if p.Const == "" {
+		return constants, nil
 	}
 	constants[p.Const] = append([]byte(text), make([]byte, int(p.Max)+1-len(text))...)
 	return constants, nil

@@ -105,4 +105,18 @@ static __always_inline void rb_lose_group(struct rb_ledger *books)
 	RB_COUNT(books, lost);
 }
 
+/*
+ * Copies a record into the ring behind the reserved memory that it was made from,
+ * and gives that back. The reader cannot pass that before, so its end is what wakes.
+ */
+static __always_inline void rb_output_from(struct rb_ledger *books, void *ring, void *scratch,
+					   void *record, __u64 size)
+{
+	if (bpf_ringbuf_output(ring, record, size, BPF_RB_NO_WAKEUP))
+		RB_COUNT(books, lost);
+	else
+		RB_COUNT(books, submitted);
+	bpf_ringbuf_discard(scratch, rb_wakeup_flags(ring));
+}
+
 #endif /* __RBTRACE_PARTS_H__ */

@@ -72,6 +72,14 @@ type bpfExecScratch struct {
 	Data     [49920]uint8
 	PathsLen uint32
 	_        [4]byte
+	Look     struct {
+		_     structs.HostLayout
+		From  uint64
+		Left  uint64
+		State uint64
+		Found uint64
+		Chunk [256]uint8
+	}
 }
 
 type bpfRbLedger struct {
@@ -101,6 +109,8 @@ const (
 	bpfProgRbExecAtEnter = "rb_exec_at_enter"
 	bpfProgRbExecEnter   = "rb_exec_enter"
 	bpfProgRbExecExit    = "rb_exec_exit"
+	bpfVarRbArgLast      = "rb_arg_last"
+	bpfVarRbArgMasks     = "rb_arg_masks"
 	bpfVarRbByCgroup     = "rb_by_cgroup"
 	bpfVarRbByComm       = "rb_by_comm"
 	bpfVarRbByTree       = "rb_by_tree"
@@ -185,6 +195,8 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	RbArgLast     *ebpf.VariableSpec `ebpf:"rb_arg_last"`
+	RbArgMasks    *ebpf.VariableSpec `ebpf:"rb_arg_masks"`
 	RbByCgroup    *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
 	RbByComm      *ebpf.VariableSpec `ebpf:"rb_by_comm"`
 	RbByTree      *ebpf.VariableSpec `ebpf:"rb_by_tree"`
@@ -251,6 +263,8 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	RbArgLast     *ebpf.Variable `ebpf:"rb_arg_last"`
+	RbArgMasks    *ebpf.Variable `ebpf:"rb_arg_masks"`
 	RbByCgroup    *ebpf.Variable `ebpf:"rb_by_cgroup"`
 	RbByComm      *ebpf.Variable `ebpf:"rb_by_comm"`
 	RbByTree      *ebpf.Variable `ebpf:"rb_by_tree"`

@@ -44,6 +44,9 @@ no known format (ENOEXEC). Arguments that a failed call never touched may not be
 in memory; then they are marked as truncated. Calls of 32-bit programs on a 64-bit
 kernel do not pass the tracepoints that --failed needs.
 
+--arg TEXT shows those that have TEXT within one of their arguments, byte for byte, in
+the 128 KiB that are looked at. Arguments that cannot be read do not have it.
+
 tid is the thread that called. Where that was not the leader, it goes on as the
 leader: with the process's id. --comm means the name after the exec, with --failed
 the caller's.`,
@@ -52,6 +55,7 @@ the caller's.`,
 		{Args: "exec -x", What: "execs that fail, with the error"},
 		{Args: "exec -u www-data -C +cwd,+file", What: "what a user runs, and where"},
 		{Args: "exec -o json | jq -r '.args | @sh'", What: "commands, quoted for the shell"},
+		{Args: "exec --arg /etc/shadow", What: "who has a hand in that file, by its arguments"},
 		{Args: "exec -- make -j2", What: "what a build starts, until it ends"},
 	},
 	Load: loadBpf,
@@ -63,10 +67,30 @@ the caller's.`,
 			{Name: bpfProgRbExecAtEnter, Prepares: true},
 		}},
 	},
+	Params: []tracer.Param{{
+		Name: "arg", Value: "TEXT", Column: "args", Max: 64,
+		Usage: "only programs with TEXT in one of their arguments",
+		Text:  &tracer.Text{Constants: argConstants, Match: hasArg},
+	}},
 	Columns:       []string{"time", "pid", "ppid", "pcomm", "comm", "args"},
 	FailedColumns: []string{"time", "pid", "comm", "errno", "file", "args"},
 	Decode:        decode,
 })
+
+// argConstants returns what bpf/exec.bpf.c needs to look for a text: of each byte
+// where the text has it, as bits.
+func argConstants(text string) map[string]any {
+	var masks [256]uint64
+	for i := range len(text) {
+		masks[text[i]] |= 1 << i
+	}
+	return map[string]any{"rb_arg_masks": masks, "rb_arg_last": uint64(1) << (len(text) - 1)}
+}
+
+// hasArg reports whether one of the arguments contains text, in which no NUL is.
+func hasArg(args field.Value, text string) bool {
+	return bytes.Contains(args.(*field.Args).Raw, []byte(text))
+}
 
 var errLengths = errors.New("the lengths in the record do not add up")
 
