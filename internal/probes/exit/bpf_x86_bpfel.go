@@ -36,6 +36,12 @@ type bpfExitEvent struct {
 	Unused uint32
 }
 
+type bpfExitProcess struct {
+	_      structs.HostLayout
+	Leader uint64
+	Start  uint64
+}
+
 type bpfRbLedger struct {
 	_         structs.HostLayout
 	Hits      uint64
@@ -53,6 +59,7 @@ const (
 	bpfMapRbBooks       = "rb_books"
 	bpfMapRbCgroup      = "rb_cgroup"
 	bpfMapRbCgroupRings = "rb_cgroup_rings"
+	bpfMapRbExitSeen    = "rb_exit_seen"
 	bpfMapRbRing        = "rb_ring"
 	bpfMapRbRings       = "rb_rings"
 	bpfMapRbTree        = "rb_tree"
@@ -127,6 +134,7 @@ type bpfMapSpecs struct {
 	RbBooks       *ebpf.MapSpec `ebpf:"rb_books"`
 	RbCgroup      *ebpf.MapSpec `ebpf:"rb_cgroup"`
 	RbCgroupRings *ebpf.MapSpec `ebpf:"rb_cgroup_rings"`
+	RbExitSeen    *ebpf.MapSpec `ebpf:"rb_exit_seen"`
 	RbRing        *ebpf.MapSpec `ebpf:"rb_ring"`
 	RbRings       *ebpf.MapSpec `ebpf:"rb_rings"`
 	RbTree        *ebpf.MapSpec `ebpf:"rb_tree"`
@@ -177,6 +185,7 @@ type bpfMaps struct {
 	RbBooks       *ebpf.Map `ebpf:"rb_books"`
 	RbCgroup      *ebpf.Map `ebpf:"rb_cgroup"`
 	RbCgroupRings *ebpf.Map `ebpf:"rb_cgroup_rings"`
+	RbExitSeen    *ebpf.Map `ebpf:"rb_exit_seen"`
 	RbRing        *ebpf.Map `ebpf:"rb_ring"`
 	RbRings       *ebpf.Map `ebpf:"rb_rings"`
 	RbTree        *ebpf.Map `ebpf:"rb_tree"`
@@ -187,6 +196,7 @@ func (m *bpfMaps) Close() error {
 		m.RbBooks,
 		m.RbCgroup,
 		m.RbCgroupRings,
+		m.RbExitSeen,
 		m.RbRing,
 		m.RbRings,
 		m.RbTree,

@@ -215,3 +215,22 @@ func TestTree(t *testing.T) {
 	events := s.Finish(t).Events
 	tracetest.Same(t, events, []event{{"pid": int64(c.PID()), "code": int64(0)}})
 }
+
+// TestTogether: threads that end at the same time are one process that ends.
+func TestTogether(t *testing.T) {
+	bpftest.Require(t)
+	const processes = 211
+	events := tracetest.Trace(t, exit.Tracer, attach.Options{Filter: attach.Filter{PPID: uint32(os.Getpid())}}, func() {
+		for range processes {
+			// The threads of a Go program end together, when it calls exit_group.
+			if _, status, _ := child(t, "code", "5", 0); status.ExitStatus() != 5 {
+				t.Fatalf("status %#x", status)
+			}
+		}
+	})
+	want := make([]event, processes)
+	for i := range want {
+		want[i] = event{"code": int64(5)}
+	}
+	tracetest.Same(t, events, want)
+}
