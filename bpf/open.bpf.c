@@ -61,6 +61,15 @@ struct open_record {
 	__u8 data[OPEN_FILE_MAX + RB_PATH_ROOM];
 };
 
+/* One that nearly all calls fit in. */
+#define OPEN_SHORT_FILE	 256
+#define OPEN_SHORT_NAMES 512
+
+struct open_short_record {
+	struct open_event event;
+	__u8 data[OPEN_SHORT_FILE + OPEN_SHORT_NAMES + RB_NAME_MAX];
+};
+
 /*
  * One slot for each CPU; user space sets the number. It has one user at a time: see
  * struct exec_scratch.
@@ -217,12 +226,16 @@ static __always_inline bool open_base(struct rb_path *p, struct task_struct *tas
 	return true;
 }
 
-/* Makes the record of a call, and returns the size of what follows its event. */
-static __always_inline __u32 open_fill(struct open_record *record, struct rb_path *path,
-				       const struct rb_ledger *books, struct task_struct *task,
-				       const struct open_call *call, __s32 ret)
+/*
+ * Makes the record of a call. file takes less than file_max bytes at data and the names
+ * at most names_max behind it; both are constants. Returns how many they take, -1 where
+ * they may be cut and the longest record is longer.
+ */
+static __always_inline int open_fill(struct open_event *e, __u8 *data, __u32 file_max,
+				     __u32 names_max, struct rb_path *path,
+				     const struct rb_ledger *books, struct task_struct *task,
+				     const struct open_call *call, __s32 ret)
 {
-	struct open_event *e = &record->event;
 	__u32 base_len, source;
 	long n;
 
@@ -235,22 +248,26 @@ static __always_inline __u32 open_fill(struct open_record *record, struct rb_pat
 	e->base_len = 0;
 
 	/* With its NUL; until 6.18 an empty one has none. */
-	n = bpf_probe_read_user_str(record->data, OPEN_FILE_MAX, call->file);
-	if (n <= 1 || n > OPEN_FILE_MAX)
+	n = bpf_probe_read_user_str(data, file_max, call->file);
+	if (n <= 1 || n > file_max)
 		return 0;
+	if (n == file_max && file_max < OPEN_FILE_MAX)
+		return -1;
 	n--;
 	e->file_len = n;
-	if (record->data[0] == '/' && !(call->resolve & RESOLVE_IN_ROOT)) {
+	if (data[0] == '/' && !(call->resolve & RESOLVE_IN_ROOT)) {
 		e->head.flags = OPEN_ABSOLUTE << OPEN_SOURCE_SHIFT;
 		return n;
 	}
 	if (!open_base(path, task, call->dirfd))
 		return n;
 	source = call->dirfd == AT_FDCWD ? OPEN_CWD : OPEN_DIRFD;
-	rb_path_names(record->data + n, path);
+	rb_path_names_within(data + n, names_max, path);
+	if (path->flags & RB_PATH_CUT && names_max < RB_PATH_MAX)
+		return -1;
 	e->head.flags = source << OPEN_SOURCE_SHIFT | path->flags;
 	base_len = path->len;
-	if (base_len > RB_PATH_MAX) /* never; for the verifier */
+	if (base_len > names_max) /* never; for the verifier */
 		base_len = 0;
 	e->base_len = base_len;
 	return n + base_len;
@@ -276,18 +293,14 @@ static __always_inline bool open_has_prefix(const __u8 *text)
 }
 
 /*
- * Writes at s->head how the path of the record begins, as user space joins base and
+ * Writes at s->head how the path of a record begins, as user space joins base and
  * file: as far as path_prefix can reach, and with anything behind that.
  */
-static __always_inline void open_join(struct open_scratch *s, struct open_record *record)
+static __always_inline void open_join(struct open_scratch *s, const struct open_event *e,
+				      const __u8 *data)
 {
-	__u32 file_len = record->event.file_len, base_len = record->event.base_len;
-	__u32 flags = record->event.head.flags, at = 0;
-	const __u8 *names;
+	__u32 file_len = e->file_len, base_len = e->base_len, flags = e->head.flags, at = 0;
 
-	if (file_len > OPEN_FILE_MAX) /* never; for the verifier */
-		return;
-	names = record->data + file_len;
 	if (flags & RB_PATH_CUT) {
 		__builtin_memcpy(s->head, "…", 3);
 		at = 3;
@@ -302,7 +315,7 @@ static __always_inline void open_join(struct open_scratch *s, struct open_record
 
 		if (pos >= base_len)
 			break;
-		n = bpf_probe_read_kernel_str(s->name, sizeof(s->name), names + pos);
+		n = bpf_probe_read_kernel_str(s->name, sizeof(s->name), data + file_len + pos);
 		if (n <= 0 || n > RB_NAME_MAX)
 			break;
 		s->at = pos + n;
@@ -320,43 +333,63 @@ static __always_inline void open_join(struct open_scratch *s, struct open_record
 		__builtin_memcpy(s->head + at, " (deleted)", 10);
 		at += 10;
 	}
-	if (at > 1 && record->data[0] != '/')
+	if (at > 1 && data[0] != '/')
 		s->head[at++] = '/';
 	if (at < OPEN_PREFIX_MAX)
-		bpf_probe_read_kernel(s->head + at, OPEN_PREFIX_MAX, record->data);
+		bpf_probe_read_kernel(s->head + at, OPEN_PREFIX_MAX, data);
+}
+
+/* Ends a record in reserved memory: a copy of its own length, behind it, or none. */
+static __always_inline void open_decide(struct rb_ledger *books, void *ring, struct open_scratch *s,
+					struct open_event *e, __u8 *data, __u32 len)
+{
+	bool wanted;
+
+	if (e->head.flags >> OPEN_SOURCE_SHIFT > OPEN_ABSOLUTE) {
+		open_join(s, e, data);
+		wanted = open_has_prefix(s->head);
+	} else {
+		/* With its NUL still behind it, which no prefix has. */
+		wanted = e->file_len && open_has_prefix(data);
+	}
+	if (!wanted) {
+		rb_discard(books, ring, e);
+		return;
+	}
+	rb_output(books, ring, e, sizeof(*e) + len);
+	rb_release(e);
 }
 
 /*
  * The paths of most calls are not wanted, so a path is made and looked at in memory
- * of the ring, and only one that is wanted is copied, at its own length, behind it.
+ * of the ring. That is taken from the ring until the reader has passed it: hence first
+ * a record of a size that nearly always does.
  */
 static __always_inline void open_with_prefix(struct rb_ledger *books, struct task_struct *task,
 					     struct open_scratch *s, const struct open_call *call,
 					     __s32 ret)
 {
+	struct open_short_record *most;
+	struct open_record *longest;
 	void *ring = rb_ring_of_event();
-	struct open_record *record = rb_reserve(books, ring, struct open_record);
-	__u32 len;
-	bool wanted;
+	int len;
 
-	if (!record)
+	most = rb_reserve(books, ring, struct open_short_record);
+	if (!most)
 		return;
-	len = open_fill(record, &s->path, books, task, call, ret);
-	if (record->event.base_len ||
-	    record->event.head.flags >> OPEN_SOURCE_SHIFT > OPEN_ABSOLUTE) {
-		open_join(s, record);
-		wanted = open_has_prefix(s->head);
-	} else {
-		/* No prefix has a NUL, so none is longer than what it is compared with. */
-		record->data[record->event.file_len & (OPEN_FILE_MAX - 1)] = 0;
-		wanted = open_has_prefix(record->data);
-	}
-	if (!wanted) {
-		rb_discard(books, ring, record);
+	len = open_fill(&most->event, most->data, OPEN_SHORT_FILE, OPEN_SHORT_NAMES, &s->path,
+			books, task, call, ret);
+	if (len >= 0) {
+		open_decide(books, ring, s, &most->event, most->data, len);
 		return;
 	}
-	rb_output(books, ring, record, sizeof(record->event) + len);
-	rb_release(record);
+	rb_release(most);
+	longest = rb_reserve(books, ring, struct open_record);
+	if (!longest)
+		return;
+	len = open_fill(&longest->event, longest->data, OPEN_FILE_MAX, RB_PATH_MAX, &s->path, books,
+			task, call, ret);
+	open_decide(books, ring, s, &longest->event, longest->data, len);
 }
 
 /* Attached to the other calls' exits as well. */
@@ -364,11 +397,12 @@ SEC("tracepoint/syscalls/sys_exit_openat")
 int rb_open(struct trace_event_raw_sys_exit *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	__u32 cpu = bpf_get_smp_processor_id(), len;
+	__u32 cpu = bpf_get_smp_processor_id();
 	struct rb_ledger *books = rb_hit();
 	struct open_scratch *s;
 	struct open_call call;
 	long ret = ctx->ret;
+	int len;
 
 	if (!books)
 		return 0;
@@ -382,7 +416,8 @@ int rb_open(struct trace_event_raw_sys_exit *ctx)
 		open_with_prefix(books, task, s, &call, ret);
 		return 0;
 	}
-	len = open_fill(&s->record, &s->path, books, task, &call, ret);
+	len = open_fill(&s->record.event, s->record.data, OPEN_FILE_MAX, RB_PATH_MAX, &s->path,
+			books, task, &call, ret);
 	rb_output(books, rb_ring_of_event(), &s->record, sizeof(s->record.event) + len);
 	return 0;
 }

@@ -47,6 +47,40 @@ func ExecveBadArgv(path string) error {
 	return errno
 }
 
+// PathCall makes a system call whose argument in the place at is a path, and args
+// are the others. It returns what the call does: the negative error number of one
+// that fails.
+func PathCall(nr uintptr, at int, path string, args ...uintptr) int {
+	p := pointers([]string{path})[0]
+	var a [5]uintptr
+	copy(a[:], args)
+	var ret uintptr
+	var errno unix.Errno
+	if at == 0 {
+		ret, _, errno = unix.Syscall6(nr, uintptr(unsafe.Pointer(p)), a[0], a[1], a[2], a[3], a[4])
+	} else {
+		ret, _, errno = unix.Syscall6(nr, a[0], uintptr(unsafe.Pointer(p)), a[1], a[2], a[3], a[4])
+	}
+	if errno != 0 {
+		return -int(errno)
+	}
+	return int(ret)
+}
+
+// Arg is a signed argument of a system call: an int of which the kernel looks at
+// the lower half.
+func Arg(n int) uintptr { return uintptr(n) }
+
+// Openat2 is the system call with any size, right or wrong. It returns what
+// PathCall does.
+func Openat2(dirfd int, path string, how [4]uint64, size uintptr) int {
+	h := new([4]uint64)
+	*h = how
+	ret := PathCall(unix.SYS_OPENAT2, 1, path, uintptr(dirfd), uintptr(unsafe.Pointer(h)), size)
+	runtime.KeepAlive(h)
+	return ret
+}
+
 // quickCode is exit(0).
 func quickCode() (elf.Machine, []byte) {
 	if runtime.GOARCH == "arm64" {

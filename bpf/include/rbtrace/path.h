@@ -30,16 +30,17 @@ struct rb_path {
 };
 
 /*
- * Stores the names from the leaf up to the root, each with its NUL, at dst,
- * which has RB_PATH_ROOM bytes, and their number of bytes in p->len. User space
- * puts them in order: turning them round here would cost the traced process more.
+ * Stores the names from the leaf up to the root, each with its NUL, at dst, and
+ * their number of bytes in p->len: at most max, a constant power of two. dst has room
+ * for RB_NAME_MAX more. User space puts them in order: turning them round here would
+ * cost the traced process more.
  *
  * Where a name is the root of its mount the walk goes on at the mount point, as
  * prepend_path() does (fs/d_path.c); it ends at the root of the task's mount
  * namespace. A chroot is not honoured: the path is the one that a process outside
  * of it sees.
  */
-static __always_inline void rb_path_names(__u8 *dst, volatile struct rb_path *p)
+static __always_inline void rb_path_names_within(__u8 *dst, __u32 max, volatile struct rb_path *p)
 {
 	struct vfsmount *vfsmnt = (void *)p->vfsmnt;
 	struct dentry *dentry = (void *)p->dentry;
@@ -65,9 +66,9 @@ static __always_inline void rb_path_names(__u8 *dst, volatile struct rb_path *p)
 			vfsmnt = (void *)above + bpf_core_field_offset(struct mount, mnt);
 			continue;
 		}
-		n = bpf_probe_read_kernel_str(dst + (pos & (RB_PATH_MAX - 1)), RB_NAME_MAX,
+		n = bpf_probe_read_kernel_str(dst + (pos & (max - 1)), RB_NAME_MAX,
 					      BPF_CORE_READ(dentry, d_name.name));
-		if (n <= 0 || pos + n > RB_PATH_MAX)
+		if (n <= 0 || pos + n > max)
 			break;
 		p->len = pos + n;
 		parent = BPF_CORE_READ(dentry, d_parent);
@@ -76,6 +77,12 @@ static __always_inline void rb_path_names(__u8 *dst, volatile struct rb_path *p)
 		dentry = parent;
 	}
 	p->flags |= RB_PATH_CUT;
+}
+
+/* The same for dst with RB_PATH_ROOM bytes. */
+static __always_inline void rb_path_names(__u8 *dst, volatile struct rb_path *p)
+{
+	rb_path_names_within(dst, RB_PATH_MAX, p);
 }
 
 #endif /* __RBTRACE_PATH_H__ */

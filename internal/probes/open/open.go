@@ -73,10 +73,10 @@ or a container an absolute path begins at the root of that, as its processes see
 For what was joined, a chroot's own directories are in front; a directory that has been
 removed ends in " (deleted)".
 
---path-prefix looks at path as it is shown, byte by byte; end it with / to mean one
-directory. The paths are made in memory of the ring, so each call takes 8.4 KiB of it
-until rbtrace has passed it: with a small --buffer-size, or a long --wakeup interval,
-calls may be lost.
+--path-prefix looks at path as it is, byte by byte, before anything is escaped; end it
+with / to mean one directory. The paths are made in memory of the ring, so each call
+takes 1.1 KiB of it (8.4 KiB where the path is long) until rbtrace has passed it: with
+a small --buffer-size, or a long --wakeup interval, calls may be lost.
 
 Calls of 32-bit programs on a 64-bit kernel do not pass the tracepoints. What io_uring
 opens does not either.`,

@@ -1,0 +1,627 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package open_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/rbtrace/rbtrace/internal/attach"
+	"github.com/rbtrace/rbtrace/internal/bpftest"
+	"github.com/rbtrace/rbtrace/internal/bpftest/tracetest"
+	"github.com/rbtrace/rbtrace/internal/probes/open"
+)
+
+type event = tracetest.Event
+
+func TestMain(m *testing.M) { bpftest.Main(m, nil) }
+
+// comm is the name of the threads whose events are wanted.
+const comm = "rbtrace-opens"
+
+// mine lets those threads of this process pass.
+func mine() attach.Options {
+	return attach.Options{Filter: attach.Filter{PID: uint32(os.Getpid()), Comm: comm}}
+}
+
+// onThread runs f on a thread of that name, with a working directory and a root of
+// its own. The thread ends with f, whatever f makes of it.
+func onThread(t *testing.T, f func()) {
+	t.Helper()
+	check(t, <-startThread(f))
+}
+
+func startThread(f func()) <-chan error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread goes with the goroutine
+		if unix.Gettid() == os.Getpid() {
+			// All but the first one, which another goroutine cannot get meanwhile.
+			err := <-startThread(f)
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			// Still by the old name.
+			err = os.WriteFile("/proc/thread-self/comm", []byte(comm), 0o644)
+		}
+		if err == nil {
+			f()
+		}
+		done <- err
+	}()
+	return done
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// must is for threads that may not end the test.
+func must(errs ...error) {
+	if err := errors.Join(errs...); err != nil {
+		panic(err)
+	}
+}
+
+// The calls that arm64 does not have.
+var (
+	oldCalls          = runtime.GOARCH == "amd64"
+	sysOpen, sysCreat = uintptr(2), uintptr(85)
+)
+
+const cwd = unix.AT_FDCWD
+
+// openat makes the system call, with the values that it has.
+func openat(dirfd int, path string, flags, mode uint64) int {
+	return bpftest.PathCall(unix.SYS_OPENAT, 1, path, uintptr(dirfd), uintptr(flags), uintptr(mode))
+}
+
+// openat2 makes it as the kernel that has it first wants it.
+func openat2(dirfd int, path string, flags, mode, resolve uint64) int {
+	return bpftest.Openat2(dirfd, path, [4]uint64{flags, mode, resolve}, 24)
+}
+
+// handle opens what another call is to begin at. Its event is told by the flags.
+func handle(path string) int {
+	fd := openat(cwd, path, unix.O_PATH|unix.O_NOATIME, 0)
+	if fd < 0 {
+		panic(fmt.Sprintf("opening %q: %v", path, unix.Errno(-fd)))
+	}
+	return fd
+}
+
+// pathOf is what the kernel says of a descriptor, and closes it.
+func pathOf(fd int) string {
+	path, err := os.Readlink(fmt.Sprintf("/proc/thread-self/fd/%d", fd))
+	must(err, unix.Close(fd))
+	return path
+}
+
+// result are the values of an event that follow from what the call returned.
+func result(ret int) event {
+	e := event{"ret": int64(ret), "fd": int64(ret), "errno": ""}
+	if ret < 0 {
+		e["fd"], e["errno"] = int64(-1), unix.ErrnoName(unix.Errno(-ret))
+	}
+	return e
+}
+
+// hostile is a name that no program should trip over.
+const hostile = "a \"b\"\n\x1b[31m\xff\xc3ü\u202e"
+
+func TestEveryOpen(t *testing.T) {
+	bpftest.Require(t)
+	const n = 10007
+	dir := bpftest.Dir(t)
+	var want []event
+	events := tracetest.Trace(t, open.Tracer, mine(), func() {
+		onThread(t, func() {
+			must(unix.Chdir(dir))
+			for i := range n {
+				file := fmt.Sprintf("f%d", i)
+				w := event{"type": "open", "comm": comm, "pid": int64(os.Getpid()), "tid": int64(unix.Gettid()), "file": file, "path": dir + "/" + file, "path_source": "cwd"}
+				if i%3 == 0 {
+					file = dir + "/" + file
+					w["file"], w["path_source"] = file, "absolute"
+				}
+				ret := openat(cwd, file, unix.O_RDONLY|unix.O_CREAT*uint64(i%2), 0o640)
+				if ret >= 0 {
+					must(unix.Close(ret), unix.Unlink(file))
+				}
+				maps.Copy(w, result(ret))
+				want = append(want, w)
+			}
+		})
+	})
+	tracetest.Same(t, events, want)
+}
+
+// TestAtOnce opens files from several threads.
+func TestAtOnce(t *testing.T) {
+	bpftest.Require(t)
+	const threads, each = 4, 1009
+	s := tracetest.Open(t, mine(), open.Tracer)
+	s.Start()
+	var wg sync.WaitGroup
+	for thread := range threads {
+		wg.Go(func() {
+			onThread(t, func() {
+				for i := range each {
+					openat(cwd, fmt.Sprintf("/nowhere/%d", thread*each+i), 0, 0)
+				}
+			})
+		})
+	}
+	wg.Wait()
+	r := s.Finish(t)
+	seen := make(map[any]bool)
+	for _, e := range r.Events {
+		seen[e["path"]] = true
+	}
+	if len(seen) != len(r.Events) || len(seen)+int(r.Lost) != threads*each {
+		t.Errorf("%d events, of which %d differ, and %d lost; want %d", len(r.Events), len(seen), r.Lost, threads*each)
+	}
+	if r.Lost != 0 && !tracetest.Preempted() {
+		t.Errorf("%d events were lost", r.Lost)
+	}
+}
+
+// call is one system call, and what its event shall be beside what follows from
+// what it returned.
+type call struct {
+	name string
+	do   func() int
+	// DIR stands for the directory of the test, in which the call is made.
+	want event
+	// named says that the kernel has the same path for the new descriptor.
+	named bool
+	errno unix.Errno // 0: it succeeds
+	old   bool       // not on arm64
+}
+
+var long = strings.Repeat("long/", 1000)
+
+// at is path below a directory whose descriptor is open for the call.
+func at(dir string, call func(dirfd int) int) func() int {
+	return func() int {
+		fd := handle(dir)
+		ret := call(fd)
+		must(unix.Close(fd))
+		return ret
+	}
+}
+
+var calls = []call{
+	{
+		name: "openat", named: true, do: func() int { return openat(cwd, "data", unix.O_RDONLY, 0o777) },
+		want: event{"file": "data", "path": "DIR/data", "path_source": "cwd", "flags": []string{"O_RDONLY"}, "mode": "", "resolve": []string{}},
+	},
+	{
+		name: "openatFlags", named: true, do: func() int {
+			return openat(cwd, "new", unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOFOLLOW|0x8000, 0o4750)
+		},
+		want: event{"path": "DIR/new", "mode": "04750", "flags": []string{"O_RDWR", "O_CREAT", "O_EXCL", "O_APPEND", "O_NONBLOCK", "O_LARGEFILE", "O_NOFOLLOW", "O_CLOEXEC"}},
+	},
+	{
+		name: "openatDirectory", named: true, do: func() int { return openat(cwd, "below", unix.O_DIRECTORY|unix.O_NOATIME, 0) },
+		want: event{"path": "DIR/below", "flags": []string{"O_RDONLY", "O_DIRECTORY", "O_NOATIME"}},
+	},
+	{
+		name: "open", old: true, named: true, do: func() int { return bpftest.PathCall(sysOpen, 0, "data", unix.O_WRONLY|unix.O_TRUNC, 0) },
+		want: event{"file": "data", "path": "DIR/data", "path_source": "cwd", "flags": []string{"O_WRONLY", "O_TRUNC"}, "mode": ""},
+	},
+	{
+		name: "openCreate", old: true, named: true, do: func() int {
+			return bpftest.PathCall(sysOpen, 0, "open", unix.O_RDONLY|unix.O_CREAT|unix.O_SYNC, 0o604)
+		},
+		want: event{"path": "DIR/open", "flags": []string{"O_RDONLY", "O_CREAT", "O_SYNC"}, "mode": "0604"},
+	},
+	{
+		name: "creat", old: true, named: true, do: func() int { return bpftest.PathCall(sysCreat, 0, "creat", 0o600) },
+		want: event{"file": "creat", "path": "DIR/creat", "path_source": "cwd", "flags": []string{"O_WRONLY", "O_CREAT", "O_TRUNC"}, "mode": "0600"},
+	},
+	{
+		name: "openat2", named: true, do: func() int { return openat2(cwd, "two", unix.O_WRONLY|unix.O_CREAT, 0o620, 0) },
+		want: event{"file": "two", "path": "DIR/two", "path_source": "cwd", "flags": []string{"O_WRONLY", "O_CREAT"}, "mode": "0620", "resolve": []string{}},
+	},
+	{
+		name: "openat2Resolve", named: true, do: at("below", func(fd int) int {
+			return openat2(fd, "deep", unix.O_RDONLY, 0, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_XDEV)
+		}),
+		want: event{"path": "DIR/below/deep", "path_source": "dirfd", "resolve": []string{"RESOLVE_NO_XDEV", "RESOLVE_NO_SYMLINKS", "RESOLVE_BENEATH"}},
+	},
+	{
+		name: "openat2InRoot", named: true, do: at("below", func(fd int) int { return openat2(fd, "/deep", 0, 0, unix.RESOLVE_IN_ROOT) }),
+		want: event{"file": "/deep", "path": "DIR/below/deep", "path_source": "dirfd", "resolve": []string{"RESOLVE_IN_ROOT"}},
+	},
+	{
+		name: "openat2Beneath", errno: unix.EXDEV, do: func() int { return openat2(cwd, "/etc", 0, 0, unix.RESOLVE_BENEATH) },
+		want: event{"path": "/etc", "path_source": "absolute"},
+	},
+	{
+		name: "openat2Unknown", errno: unix.EINVAL, do: func() int { return openat2(cwd, "data", 1<<63|1<<40, 0, 1<<20) },
+		want: event{"path": "DIR/data", "flags": []string{"O_RDONLY", "0x8000010000000000"}, "resolve": []string{"0x100000"}},
+	},
+	{
+		name: "openat2Mode", errno: unix.EINVAL, do: func() int { return openat2(cwd, "data", unix.O_CREAT, 0o10644, 0) },
+		want: event{"mode": "010644"},
+	},
+	{
+		name: "openat2Longer", named: true, do: func() int {
+			return bpftest.Openat2(cwd, "data", [4]uint64{unix.O_RDONLY, 0, unix.RESOLVE_NO_SYMLINKS, 0}, 32)
+		},
+		want: event{"path": "DIR/data", "resolve": []string{"RESOLVE_NO_SYMLINKS"}},
+	},
+	{
+		name: "openat2Short", errno: unix.EINVAL, do: func() int { return bpftest.Openat2(cwd, "data", [4]uint64{}, 8) },
+		want: event{"path": "DIR/data"},
+	},
+	{
+		name: "openat2BadHow", errno: unix.EFAULT, do: func() int { return bpftest.PathCall(unix.SYS_OPENAT2, 1, "data", bpftest.Arg(cwd), 8, 24) },
+		want: event{"path": "DIR/data", "flags": []string{"O_RDONLY"}, "resolve": []string{}},
+	},
+
+	// Where paths begin.
+	{
+		name: "absolute", named: true, do: func() int { return openat(cwd, must1(os.Getwd())+"/data", 0, 0) },
+		want: event{"file": "DIR/data", "path": "DIR/data", "path_source": "absolute"},
+	},
+	{
+		name: "absoluteAtDirfd", do: at("below", func(fd int) int { return openat(fd, "/", unix.O_PATH, 0) }), named: true,
+		want: event{"file": "/", "path": "/", "path_source": "absolute", "flags": []string{"O_RDONLY", "O_PATH"}},
+	},
+	{
+		name: "absoluteAtNoFd", named: true, do: func() int { return openat(-1, "/proc/self", unix.O_NOFOLLOW|unix.O_PATH, 0) },
+		want: event{"path": "/proc/self", "path_source": "absolute"},
+	},
+	{
+		name: "dirfd", named: true, do: at("below", func(fd int) int { return openat(fd, "deep", 0, 0) }),
+		want: event{"file": "deep", "path": "DIR/below/deep", "path_source": "dirfd"},
+	},
+	{
+		name: "dirfdRoot", named: true, do: at("/", func(fd int) int { return openat(fd, "dev/null", 0, 0) }),
+		want: event{"file": "dev/null", "path": "/dev/null", "path_source": "dirfd"},
+	},
+	{
+		name: "dirfdFile", errno: unix.ENOTDIR, do: at("data", func(fd int) int { return openat(fd, "x", 0, 0) }),
+		want: event{"path": "DIR/data/x", "path_source": "dirfd"},
+	},
+	{
+		name: "EBADF", errno: unix.EBADF, do: func() int { return openat(1<<20, "data", 0, 0) },
+		want: event{"file": "data", "path": "data", "path_source": "unresolved"},
+	},
+	{
+		name: "badFd", errno: unix.EBADF, do: func() int { return openat(-1, "data", 0, 0) },
+		want: event{"file": "data", "path": "data", "path_source": "unresolved"},
+	},
+	{
+		name: "dots", do: func() int { return openat(cwd, "./below/..//data", 0, 0) },
+		want: event{"path": "DIR/./below/..//data"},
+	},
+	{
+		name: "symlink", do: func() int { return openat(cwd, "link", 0, 0) },
+		want: event{"path": "DIR/link"},
+	},
+	{
+		name: "cwdRoot", named: true, do: func() int {
+			dir := must1(os.Getwd())
+			must(unix.Chdir("/"))
+			ret := openat(cwd, "dev/null", 0, 0)
+			must(unix.Chdir(dir))
+			return ret
+		},
+		want: event{"file": "dev/null", "path": "/dev/null", "path_source": "cwd"},
+	},
+	{
+		name: "cwdDeleted", errno: unix.ENOENT, do: func() int {
+			must(unix.Mkdir("gone", 0o755), unix.Chdir("gone"), unix.Rmdir("../gone"))
+			ret := openat(cwd, "x", unix.O_CREAT, 0)
+			must(unix.Chdir(".."))
+			return ret
+		},
+		want: event{"file": "x", "path": "DIR/gone (deleted)/x", "path_source": "cwd"},
+	},
+	{
+		name: "dirfdDeleted", do: func() int {
+			must(unix.Mkdir("gone", 0o755))
+			return at("gone", func(fd int) int {
+				must(unix.Rmdir("gone"))
+				return openat(fd, "..", unix.O_PATH, 0)
+			})()
+		},
+		want: event{"path": "DIR/gone (deleted)/..", "path_source": "dirfd"},
+	},
+
+	// Modes.
+	{
+		name: "tmpfile", do: func() int { return openat(cwd, "/dev/shm", unix.O_TMPFILE|unix.O_RDWR|unix.O_EXCL, 0o600) },
+		want: event{"path": "/dev/shm", "flags": []string{"O_RDWR", "O_EXCL", "O_TMPFILE"}, "mode": "0600"},
+	},
+	{
+		name: "modeOfNoFile", do: func() int { return openat(cwd, "data", unix.O_RDONLY, 0o600) },
+		want: event{"mode": ""},
+	},
+	{
+		name: "modeTooLong", named: true, do: func() int { return openat(cwd, "data", unix.O_RDONLY|unix.O_CREAT, 0x5a00000000000000|0o602) },
+		want: event{"mode": "0602"},
+	},
+	{
+		name: "flagsTooLong", named: true, do: func() int { return openat(cwd, "data", 0x5a00000000000000|unix.O_RDWR, 0) },
+		want: event{"flags": []string{"O_RDWR"}},
+	},
+
+	// Failures.
+	{
+		name: "ENOENT", errno: unix.ENOENT, do: func() int { return openat(cwd, "missing", 0, 0) },
+		want: event{"file": "missing", "path": "DIR/missing"},
+	},
+	{
+		name: "EEXIST", errno: unix.EEXIST, do: func() int { return openat(cwd, "data", unix.O_CREAT|unix.O_EXCL, 0o600) },
+		want: event{"path": "DIR/data", "mode": "0600"},
+	},
+	{
+		name: "EISDIR", errno: unix.EISDIR, do: func() int { return openat(cwd, ".", unix.O_WRONLY, 0) },
+		want: event{"path": "DIR/."},
+	},
+	{
+		name: "ELOOP", errno: unix.ELOOP, do: func() int { return openat(cwd, "loop", 0, 0) },
+		want: event{"path": "DIR/loop"},
+	},
+	{
+		name: "empty", errno: unix.ENOENT, do: func() int { return openat(cwd, "", 0, 0) },
+		want: event{"file": "", "path": "", "path_source": "unresolved"},
+	},
+	{
+		name: "EFAULT", errno: unix.EFAULT, do: func() int {
+			_, _, errno := unix.Syscall6(unix.SYS_OPENAT, bpftest.Arg(cwd), 8, unix.O_RDWR, 0, 0, 0)
+			return -int(errno)
+		},
+		want: event{"file": "", "path": "", "path_source": "unresolved", "flags": []string{"O_RDWR"}},
+	},
+
+	// Names.
+	{
+		name: "hostile", named: true, do: func() int { return openat(cwd, hostile, unix.O_CREAT, 0o600) },
+		want: event{"file": tracetest.Text(hostile), "path": "DIR/" + tracetest.Text(hostile)},
+	},
+	{
+		name: "longName", named: true, do: func() int { return openat(cwd, strings.Repeat("n", 255), unix.O_CREAT, 0o600) },
+		want: event{"path": "DIR/" + strings.Repeat("n", 255)},
+	},
+	{
+		name: "longerName", errno: unix.ENAMETOOLONG, do: func() int { return openat(cwd, strings.Repeat("n", 256), 0, 0) },
+		want: event{"path": "DIR/" + strings.Repeat("n", 256)},
+	},
+	{
+		name: "4095", do: func() int { return openat(cwd, strings.Repeat("./", 2045)+".////", 0, 0) },
+		want: event{"file": strings.Repeat("./", 2045) + ".////", "path": "DIR/" + strings.Repeat("./", 2045) + ".////"},
+	},
+	{
+		name: "4096", errno: unix.ENAMETOOLONG, do: func() int { return openat(cwd, strings.Repeat("./", 2048), 0, 0) },
+		want: event{"path": "DIR/" + strings.Repeat("./", 2048)[:4095]},
+	},
+	{
+		name: "5000", errno: unix.ENAMETOOLONG, do: func() int { return openat(cwd, long, 0, 0) },
+		want: event{"file": long[:4095], "path": "DIR/" + long[:4095]},
+	},
+}
+
+func must1[T any](v T, err error) T {
+	must(err)
+	return v
+}
+
+// world makes what the calls expect to find.
+func world(t *testing.T) (dir string) {
+	dir = bpftest.Dir(t)
+	for _, err := range []error{
+		os.Mkdir(dir+"/below", 0o755),
+		os.WriteFile(dir+"/data", nil, 0o644),
+		os.WriteFile(dir+"/below/deep", nil, 0o644),
+		os.Symlink("data", dir+"/link"),
+		os.Symlink("loop", dir+"/loop"),
+	} {
+		check(t, err)
+	}
+	return dir
+}
+
+// ofHandle reports whether e is the event of a handle.
+func ofHandle(e event) bool {
+	return slices.Equal(e["flags"].([]string), []string{"O_RDONLY", "O_NOATIME", "O_PATH"})
+}
+
+func TestCalls(t *testing.T) {
+	bpftest.Require(t)
+	dir := world(t)
+	var want []event
+	var of []string
+	var events []event
+	for _, e := range tracetest.Trace(t, open.Tracer, mine(), func() {
+		onThread(t, func() {
+			must(unix.Chdir(dir))
+			for _, c := range calls {
+				if c.old && !oldCalls {
+					continue
+				}
+				ret := c.do()
+				if ret >= 0 != (c.errno == 0) || ret < 0 && unix.Errno(-ret) != c.errno {
+					t.Errorf("%s: the call returned %d, want the error %v", c.name, ret, c.errno)
+				}
+				w := result(ret)
+				for key, v := range c.want {
+					if s, ok := v.(string); ok && strings.HasPrefix(s, "DIR/") {
+						v = dir + s[3:]
+					}
+					w[key] = v
+				}
+				if ret >= 0 {
+					path := pathOf(ret)
+					if c.named && tracetest.Text(path) != w["path"] && w["path"] != nil {
+						t.Errorf("%s: the path is %q, and want %q", c.name, path, w["path"])
+					}
+					if c.named {
+						w[tracetest.Raw] = map[string]string{"path": path}
+					}
+				}
+				want, of = append(want, w), append(of, c.name)
+			}
+		})
+	}) {
+		if !ofHandle(e) {
+			events = append(events, e)
+		}
+	}
+	if len(events) != len(want) {
+		t.Errorf("%d events, want %d", len(events), len(want))
+	}
+	for i, name := range of[:min(len(events), len(of))] {
+		if diff := events[i].Diff(want[i]); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+// TestMounts: names go on at each mount point, and where a thread has mounts of its
+// own, those count.
+func TestMounts(t *testing.T) {
+	bpftest.Require(t)
+	dir := world(t)
+	var want []event
+	events := tracetest.Trace(t, open.Tracer, mine(), func() {
+		onThread(t, func() {
+			must(
+				unix.Unshare(unix.CLONE_NEWNS), unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+				unix.Chdir(dir), unix.Mkdir("mnt", 0o755), unix.Mount("rbtrace", "mnt", "tmpfs", 0, ""),
+				os.MkdirAll("mnt/x/y", 0o755), unix.Mount(".", "mnt/x/y", "", unix.MS_BIND, ""),
+				unix.Mount("below", "mnt/x/y/mnt", "", unix.MS_BIND, ""), unix.Chdir("mnt/x/y/mnt"),
+			)
+			one := func(path string, fd int) {
+				want = append(want, event{"path": path, tracetest.Raw: map[string]string{"path": pathOf(fd)}})
+			}
+			one(dir+"/mnt/x/y/mnt/deep", openat(cwd, "deep", 0, 0))
+			for _, base := range []string{"/mnt", "/mnt/x/y", "/mnt/x/y/mnt"} {
+				at(dir+base, func(fd int) int {
+					one(dir+base+"/new", openat(fd, "new", unix.O_CREAT, 0o600))
+					return 0
+				})()
+			}
+			must(unix.Chdir("/")) // and the mounts go with the thread
+		})
+	})
+	tracetest.Same(t, slices.DeleteFunc(events, ofHandle), want)
+}
+
+// TestChroot: what is joined begins at the root of the machine, and an absolute path
+// is that of the chroot.
+func TestChroot(t *testing.T) {
+	bpftest.Require(t)
+	dir := world(t)
+	events := tracetest.Trace(t, open.Tracer, mine(), func() {
+		onThread(t, func() {
+			must(unix.Chroot(dir), unix.Chdir("/below"))
+			for _, file := range []string{"deep", "/data", "../data", "/missing"} {
+				if fd := openat(cwd, file, 0, 0); fd >= 0 {
+					must(unix.Close(fd))
+				}
+			}
+		})
+	})
+	tracetest.Same(t, events, []event{
+		{"file": "deep", "path": dir + "/below/deep", "path_source": "cwd", "errno": ""},
+		{"file": "/data", "path": "/data", "path_source": "absolute", "errno": ""},
+		{"file": "../data", "path": dir + "/below/../data", "errno": ""},
+		{"file": "/missing", "path": "/missing", "errno": "ENOENT"},
+	})
+}
+
+// deep makes a directory that many names below dir, each so wide, and enters it.
+func deep(dir string, depth, width int) {
+	must(unix.Chdir(dir))
+	for name := strings.Repeat("d", width); depth > 0; depth-- { // one by one, for a path has a limit
+		must(unix.Mkdir(name, 0o755), unix.Chdir(name))
+	}
+}
+
+// TestDeepPaths: a directory that is deeper than a walk goes, or longer than it
+// stores, keeps its end.
+func TestDeepPaths(t *testing.T) {
+	bpftest.Require(t)
+	for _, test := range []struct {
+		depth, width int
+		kept         int // 0: all
+	}{{57, 3, 0}, {71, 3, 64}, {20, 190, 0}, {30, 199, 20}} {
+		t.Run(fmt.Sprintf("%dx%d", test.depth, test.width), func(t *testing.T) {
+			dir, name := bpftest.Dir(t), "/"+strings.Repeat("d", test.width)
+			file := strings.Repeat("./", 2000) + "file"
+			events := tracetest.Trace(t, open.Tracer, mine(), func() {
+				onThread(t, func() {
+					deep(dir, test.depth, test.width)
+					must(unix.Close(openat(cwd, "file", unix.O_CREAT, 0o600)), unix.Close(openat(cwd, file, 0, 0)))
+				})
+			})
+			path := dir + strings.Repeat(name, test.depth)
+			if test.kept != 0 {
+				path = "…" + strings.Repeat(name, test.kept)
+			}
+			tracetest.Same(t, events, []event{{"path": path + "/file"}, {"path": path + "/" + file}})
+		})
+	}
+}
+
+// TestFailed: the calls that fail, for whatever reason, and no others.
+func TestFailed(t *testing.T) {
+	bpftest.Require(t)
+	dir := world(t)
+	opts := mine()
+	opts.Failed = true
+	var want []event
+	workload := func() {
+		onThread(t, func() {
+			check(t, os.Chmod(dir+"/data", 0o600))
+			_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 12345, 12345, 12345) // of this thread alone
+			if errno != 0 {
+				panic(errno)
+			}
+			for i, file := range []string{"missing", "data", "below/deep", "data/x", "new", "below"} {
+				for range []int{2, 3, 5, 7, 11, 13}[i] {
+					ret := openat(cwd, dir+"/"+file, unix.O_RDONLY|unix.O_CREAT*uint64(i/4%2), 0)
+					w := result(ret)
+					w["path"], w["uid"] = dir+"/"+file, int64(12345)
+					if ret >= 0 {
+						must(unix.Close(ret))
+					} else {
+						want = append(want, w)
+					}
+				}
+			}
+		})
+	}
+	tracetest.Same(t, tracetest.Trace(t, open.Tracer, opts, workload), want)
+	counts := make(map[any]int)
+	for _, e := range want {
+		counts[e["errno"]]++
+	}
+	if diff := cmp.Diff(map[any]int{"ENOENT": 2, "EACCES": 3 + 11, "ENOTDIR": 7, "EISDIR": 13}, counts); diff != "" {
+		t.Errorf("the workload fails in other ways (-want +got):\n%s", diff)
+	}
+	if all := tracetest.Trace(t, open.Tracer, mine(), workload); len(all) != 2+3+5+7+11+13 {
+		t.Errorf("%d events in all, want %d", len(all), 2+3+5+7+11+13)
+	}
+}
