@@ -227,6 +227,16 @@ static __always_inline bool open_base(struct rb_path *p, struct task_struct *tas
 }
 
 /*
+ * A length of which old verifiers have lost track. The compiler must not know it
+ * either, or it would remove this.
+ */
+static __always_inline __u32 open_bounded(__u32 len, __u32 longest)
+{
+	barrier_var(len);
+	return len <= longest ? len : 0;
+}
+
+/*
  * Makes the record of a call. file takes less than file_max bytes at data and the names
  * at most names_max behind it; both are constants. Returns how many they take, -1 where
  * they may be cut and the longest record is longer.
@@ -236,7 +246,7 @@ static __always_inline int open_fill(struct open_event *e, __u8 *data, __u32 fil
 				     const struct rb_ledger *books, struct task_struct *task,
 				     const struct open_call *call, __s32 ret)
 {
-	__u32 base_len, source;
+	__u32 file_len, base_len, source;
 	long n;
 
 	rb_fill_head(&e->head, books, task);
@@ -253,24 +263,22 @@ static __always_inline int open_fill(struct open_event *e, __u8 *data, __u32 fil
 		return 0;
 	if (n == file_max && file_max < OPEN_FILE_MAX)
 		return -1;
-	n--;
-	e->file_len = n;
+	file_len = open_bounded(n - 1, file_max - 1);
+	e->file_len = file_len;
 	if (data[0] == '/' && !(call->resolve & RESOLVE_IN_ROOT)) {
 		e->head.flags = OPEN_ABSOLUTE << OPEN_SOURCE_SHIFT;
-		return n;
+		return file_len;
 	}
 	if (!open_base(path, task, call->dirfd))
-		return n;
+		return file_len;
 	source = call->dirfd == AT_FDCWD ? OPEN_CWD : OPEN_DIRFD;
-	rb_path_names_within(data + n, names_max, path);
+	rb_path_names_within(data + file_len, names_max, path);
 	if (path->flags & RB_PATH_CUT && names_max < RB_PATH_MAX)
 		return -1;
 	e->head.flags = source << OPEN_SOURCE_SHIFT | path->flags;
 	base_len = path->len;
-	if (base_len > names_max) /* never; for the verifier */
-		base_len = 0;
 	e->base_len = base_len;
-	return n + base_len;
+	return file_len + base_len;
 }
 
 /* Does text, which has room for OPEN_PREFIX_MAX bytes, begin with path_prefix? */
@@ -341,7 +349,7 @@ static __always_inline void open_join(struct open_scratch *s, const struct open_
 
 /* Ends a record in reserved memory: a copy of its own length, behind it, or none. */
 static __always_inline void open_decide(struct rb_ledger *books, void *ring, struct open_scratch *s,
-					struct open_event *e, __u8 *data, __u32 len)
+					struct open_event *e, __u8 *data, __u32 len, __u32 longest)
 {
 	bool wanted;
 
@@ -356,7 +364,7 @@ static __always_inline void open_decide(struct rb_ledger *books, void *ring, str
 		rb_discard(books, ring, e);
 		return;
 	}
-	rb_output(books, ring, e, sizeof(*e) + len);
+	rb_output(books, ring, e, sizeof(*e) + open_bounded(len, longest));
 	rb_release(e);
 }
 
@@ -380,7 +388,8 @@ static __always_inline void open_with_prefix(struct rb_ledger *books, struct tas
 	len = open_fill(&most->event, most->data, OPEN_SHORT_FILE, OPEN_SHORT_NAMES, &s->path,
 			books, task, call, ret);
 	if (len >= 0) {
-		open_decide(books, ring, s, &most->event, most->data, len);
+		open_decide(books, ring, s, &most->event, most->data, len,
+			    OPEN_SHORT_FILE + OPEN_SHORT_NAMES);
 		return;
 	}
 	rb_release(most);
@@ -389,7 +398,8 @@ static __always_inline void open_with_prefix(struct rb_ledger *books, struct tas
 		return;
 	len = open_fill(&longest->event, longest->data, OPEN_FILE_MAX, RB_PATH_MAX, &s->path, books,
 			task, call, ret);
-	open_decide(books, ring, s, &longest->event, longest->data, len);
+	open_decide(books, ring, s, &longest->event, longest->data, len,
+		    OPEN_FILE_MAX + RB_PATH_MAX);
 }
 
 /* Attached to the other calls' exits as well. */
@@ -418,7 +428,8 @@ int rb_open(struct trace_event_raw_sys_exit *ctx)
 	}
 	len = open_fill(&s->record.event, s->record.data, OPEN_FILE_MAX, RB_PATH_MAX, &s->path,
 			books, task, &call, ret);
-	rb_output(books, rb_ring_of_event(), &s->record, sizeof(s->record.event) + len);
+	rb_output(books, rb_ring_of_event(), &s->record,
+		  sizeof(s->record.event) + open_bounded(len, OPEN_FILE_MAX + RB_PATH_MAX));
 	return 0;
 }
 
