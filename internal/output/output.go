@@ -50,7 +50,7 @@ type Sink interface {
 }
 
 // RawSink is a Sink that takes records as the kernel wrote them, whether they can
-// be decoded or not, instead of events.
+// be decoded or not, instead of events. Those of several records come as one.
 type RawSink interface {
 	Sink
 	// Record appends a record. wall is what to add to its boot clock to get Unix
