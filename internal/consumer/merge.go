@@ -14,6 +14,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/ringbuf"
 	"github.com/rbtrace/rbtrace/internal/tracer"
+	"github.com/rbtrace/rbtrace/internal/wire"
 )
 
 const (
@@ -144,7 +145,7 @@ func (c *Consumer) merge(ctx context.Context, all bool) (hold time.Duration, err
 // takeFrom takes the lane's head.
 func (c *Consumer) takeFrom(l *lane) error {
 	if l.time < c.last {
-		if s, _ := c.sourceOf(l.head); s != nil {
+		if s, head := c.sourceOf(l.head); s != nil && head.Flags&wire.IsPart == 0 {
 			s.counts.Late++
 		}
 	}
