@@ -31,3 +31,8 @@ go test -run '^$' -bench BenchmarkDrain -benchtime 31x ./internal/ringbuf | awk 
 	               for (i = 3; i < NF; i += 2) printf "  %s %.2f", $(i + 1), $i
 	               print ""; next }
 	/libbpf|FAIL|SKIP|_test\.go:/'
+
+echo
+echo '== From a prefilled ring to a file, on one core =='
+echo 'goals: open/json at least 1.5 Mevents/s; 0 allocs/op for all'
+go test -run '^$' -bench BenchmarkRingToFile -benchtime 2000000x -count 3 -cpu 1 ./internal/probes | grep -v '^[a-z]*: '
