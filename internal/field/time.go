@@ -69,12 +69,33 @@ func appendTwo(b []byte, s, large, small uint64, largeName, smallName byte) []by
 // appendDigits appends the last so many decimal digits of n, at most 9.
 func appendDigits(b []byte, n uint64, digits int) []byte {
 	var d [9]byte
-	for i := digits - 1; i >= 0; i-- {
-		d[i] = '0' + byte(n%10)
-		n /= 10
-	}
+	putDigits(d[:digits], n)
 	return append(b, d[:digits]...)
 }
+
+// putDigits makes d the last decimal digits of n.
+func putDigits(d []byte, n uint64) {
+	for ; len(d) >= 2; n /= 100 {
+		two := n % 100 * 2
+		d[len(d)-2], d[len(d)-1] = allDigits[two], allDigits[two+1]
+		d = d[:len(d)-2]
+	}
+	if len(d) == 1 {
+		d[0] = '0' + byte(n%10)
+	}
+}
+
+// allDigits are the numbers from 00 to 99.
+const allDigits = "00010203040506070809" +
+	"10111213141516171819" +
+	"20212223242526272829" +
+	"30313233343536373839" +
+	"40414243444546474849" +
+	"50515253545556575859" +
+	"60616263646566676869" +
+	"70717273747576777879" +
+	"80818283848586878889" +
+	"90919293949596979899"
 
 // TimeMode is how a table shows the instant of an event.
 type TimeMode uint8
@@ -215,14 +236,16 @@ func (t *Time) AppendJSON(b []byte) []byte {
 	w := time.Unix(0, t.Wall).UTC()
 	year, month, day := w.Date()
 	hour, minute, sec := w.Clock()
-	b = appendDigits(append(b, '"'), uint64(year), 4)
-	b = appendDigits(append(b, '-'), uint64(month), 2)
-	b = appendDigits(append(b, '-'), uint64(day), 2)
-	b = appendDigits(append(b, 'T'), uint64(hour), 2)
-	b = appendDigits(append(b, ':'), uint64(minute), 2)
-	b = appendDigits(append(b, ':'), uint64(sec), 2)
-	b = appendDigits(append(b, '.'), uint64(w.Nanosecond()), 9)
-	return append(b, `Z"`...)
+	// In place, as this is a sixth of the work of an event's JSON otherwise.
+	d := [32]byte([]byte(`"2006-01-02T15:04:05.000000000Z"`))
+	putDigits(d[1:5], uint64(year))
+	putDigits(d[6:8], uint64(month))
+	putDigits(d[9:11], uint64(day))
+	putDigits(d[12:14], uint64(hour))
+	putDigits(d[15:17], uint64(minute))
+	putDigits(d[18:20], uint64(sec))
+	putDigits(d[21:30], uint64(w.Nanosecond()))
+	return append(b, d[:]...)
 }
 
 // appendSince appends the seconds from one instant of the boot clock to another.
