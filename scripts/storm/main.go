@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command storm measures what tracers of opened files cost while one process opens
+// and closes a file as fast as it can: how much they slow it down, the CPU time that
+// they take themselves for each event, and how many events they lose. The tracers
+// take turns, in several rounds, and each round has a storm that nobody traces.
+//
+//	go run ./scripts/storm -rounds 5 './rbtrace open -o json' opensnoop
+//
+// Each tracer writes to a file. Its start is not part of any figure.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The goals, for the first tracer.
+const (
+	maxSlowdown = 2.0
+	minTimesCPU = 3.0 // what the others take of the CPU for an event
+)
+
+// callerName is argv[0] of the process that makes the storm.
+const callerName = "storm-caller"
+
+func main() {
+	if os.Args[0] == callerName {
+		exit(storm(os.Args[1], os.Args[2]))
+	}
+	rounds := flag.Int("rounds", 5, "number of rounds")
+	calls := flag.Int("calls", 500_000, "files opened in each storm")
+	same := flag.Int("same", 1, "the first N tracers are those that the goals are for")
+	flag.Parse()
+	if flag.NArg() == 0 || *rounds < 1 || *calls < 1 || *same < 1 {
+		fmt.Fprintln(os.Stderr, "usage: storm [-rounds N] [-calls N] [-same N] 'TRACER [ARG...]'...")
+		os.Exit(2)
+	}
+	exit(run(flag.Args(), *rounds, *calls, *same))
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "storm:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// storm is the caller. It waits for its standard input to end, and prints what a
+// call took, in ns.
+func storm(path, calls string) error {
+	n, err := strconv.Atoi(calls)
+	if err != nil {
+		return err
+	}
+	// On the last CPU, so that the scheduler does not decide the outcome; the
+	// tracers run where they like.
+	runtime.LockOSThread()
+	var cpus unix.CPUSet
+	cpus.Set(runtime.NumCPU() - 1)
+	if err := unix.SchedSetaffinity(0, &cpus); err != nil {
+		return fmt.Errorf("staying on one CPU: %w", err)
+	}
+	debug.SetGCPercent(-1)
+	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+		return err
+	}
+	begin := time.Now()
+	if err := openAndClose(path, n); err != nil {
+		return err
+	}
+	_, err = fmt.Println(float64(time.Since(begin).Nanoseconds()) / float64(n))
+	return err
+}
+
+// result is what one storm showed, or the median of several.
+type result struct {
+	call float64 // ns, of the caller
+	cpu  float64 // ns of the tracer, for each event seen
+	seen float64
+}
+
+func run(tracers []string, rounds, calls, same int) error {
+	dir, err := os.MkdirTemp("", "storm") // short: bpftrace shows 64 bytes of a path
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "opened")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		return err
+	}
+	results := make([][]result, len(tracers)+1) // the last: nobody traces
+	for range rounds {
+		for i, tracer := range tracers {
+			r, err := measure(strings.Fields(tracer), file, calls)
+			if err != nil {
+				return fmt.Errorf("%s: %w", tracer, err)
+			}
+			results[i] = append(results[i], r)
+		}
+		call, err := call(file, calls)
+		if err != nil {
+			return err
+		}
+		results[len(tracers)] = append(results[len(tracers)], result{call: call})
+	}
+	report(append(tracers, "(not traced)"), results, calls, same)
+	return nil
+}
+
+func report(tracers []string, results [][]result, calls, same int) {
+	medians := make([]result, len(results))
+	for i, r := range results {
+		medians[i] = result{
+			call: median(r, func(r result) float64 { return r.call }),
+			cpu:  median(r, func(r result) float64 { return r.cpu }),
+			seen: median(r, func(r result) float64 { return r.seen }),
+		}
+	}
+	last := len(tracers) - 1
+	fmt.Printf("%-40s %10s %9s %13s %9s %9s %9s\n", "TRACER", "CALL", "SLOWDOWN", "CPU PER EVENT", "SEEN", "LOST", "MOST LOST")
+	for i, m := range medians {
+		slowdown := m.call / medians[last].call
+		if i == last {
+			fmt.Printf("%-40s %7.0f ns\n", tracers[i], m.call)
+			break
+		}
+		fewest := slices.MinFunc(results[i], func(a, b result) int { return int(a.seen - b.seen) }).seen
+		fmt.Printf("%-40s %7.0f ns %9.2f %10.0f ns %9.0f %9.0f %9.0f\n",
+			tracers[i], m.call, slowdown, m.cpu, m.seen, float64(calls)-m.seen, float64(calls)-fewest)
+	}
+	for i := range same {
+		slowdown := medians[i].call / medians[last].call
+		fmt.Printf("%s: slowdown %.2f, goal at most %.0f: %s\n", tracers[i], slowdown, maxSlowdown, outcome(slowdown <= maxSlowdown))
+		for j := same; j < last; j++ {
+			times := medians[j].cpu / medians[i].cpu
+			fmt.Printf("%s: CPU per event of %s / its own %.1f, goal more than %.0f: %s\n",
+				tracers[i], tracers[j], times, minTimesCPU, outcome(times > minTimesCPU))
+		}
+	}
+}
+
+func outcome(met bool) string {
+	if met {
+		return "met"
+	}
+	return "MISSED"
+}
+
+func median(results []result, of func(result) float64) float64 {
+	var values []float64
+	for _, r := range results {
+		values = append(values, of(r))
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+// call has the file opened so many times, and returns how long a call took, in ns.
+func call(file string, calls int) (float64, error) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{callerName, file, strconv.Itoa(calls)}
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return 0, fmt.Errorf("calling: %w", err)
+	}
+	return strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
+}
+
+// measure has the file opened while a tracer runs.
+func measure(args []string, file string, calls int) (r result, err error) {
+	out, err := os.CreateTemp(filepath.Dir(file), "out")
+	if err != nil {
+		return r, err
+	}
+	defer os.Remove(out.Name())
+	defer out.Close()
+	var says bytes.Buffer
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdout, cmd.Stderr = out, &says
+	if err := cmd.Start(); err != nil {
+		return r, err
+	}
+	defer func() {
+		if err != nil {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			err = fmt.Errorf("%w\n%s", err, says.Bytes())
+		}
+	}()
+	before, err := quiet(cmd.Process.Pid)
+	if err != nil {
+		return r, err
+	}
+	if r.call, err = call(file, calls); err != nil {
+		return r, err
+	}
+	after, err := quiet(cmd.Process.Pid)
+	if err != nil {
+		return r, err
+	}
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		return r, err
+	}
+	_ = cmd.Wait() // a tracer's exit status is its own affair
+	seen, err := count(out.Name(), file)
+	if err != nil {
+		return r, err
+	}
+	if seen == 0 {
+		return r, errors.New("it shows none of the calls")
+	}
+	r.seen = float64(seen)
+	r.cpu = float64((after - before).Nanoseconds()) / r.seen
+	return r, nil
+}
+
+// quiet waits until a process does next to nothing, because it has started or has
+// done its work, and returns the CPU time that it has taken.
+func quiet(pid int) (time.Duration, error) {
+	const (
+		look   = 400 * time.Millisecond
+		little = 8 * time.Millisecond // others open files as well
+	)
+	last := time.Duration(-1)
+	for range 50 {
+		// clock_getcpuclockid(3): of all threads, those that are gone too, in ns.
+		var t unix.Timespec
+		if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil {
+			return 0, fmt.Errorf("asking for its CPU time: %w", err)
+		}
+		now := time.Duration(t.Nano())
+		if last >= 0 && now-last < little {
+			return now, nil
+		}
+		last = now
+		time.Sleep(look)
+	}
+	return 0, errors.New("it does not come to rest: other programs open too many files")
+}
+
+// count returns how many lines of a tracer's output are about file.
+func count(output, file string) (n int, err error) {
+	f, err := os.Open(output)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if bytes.Contains(lines.Bytes(), []byte(file)) {
+			n++
+		}
+	}
+	return n, lines.Err()
+}
