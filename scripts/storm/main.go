@@ -3,7 +3,9 @@
 // Command storm measures what tracers of opened files cost while one process opens
 // and closes a file as fast as it can: how much they slow it down, the CPU time that
 // they take themselves for each event, and how many events they lose. The tracers
-// take turns, in several rounds, and each round has a storm that nobody traces.
+// take turns, in several rounds. Right before and after each traced storm is one that
+// nobody traces, and each waits for a calm moment, as a machine's other work makes a
+// call slower than any tracer does.
 //
 //	go run ./scripts/storm -rounds 5 './rbtrace open -o json' opensnoop
 //
@@ -48,7 +50,7 @@ func main() {
 	calls := flag.Int("calls", 500_000, "files opened in each storm")
 	same := flag.Int("same", 1, "the first N tracers are those that the goals are for")
 	flag.Parse()
-	if flag.NArg() == 0 || *rounds < 1 || *calls < 1 || *same < 1 {
+	if flag.NArg() < max(*same, 1) || *rounds < 1 || *calls < 1 || *same < 1 {
 		fmt.Fprintln(os.Stderr, "usage: storm [-rounds N] [-calls N] [-same N] 'TRACER [ARG...]'...")
 		os.Exit(2)
 	}
@@ -90,11 +92,12 @@ func storm(path, calls string) error {
 	return err
 }
 
-// result is what one storm showed, or the median of several.
+// result is what one storm showed, or the medians of several.
 type result struct {
-	call float64 // ns, of the caller
-	cpu  float64 // ns of the tracer, for each event seen
-	seen float64
+	call     float64 // ns, of the caller
+	untraced float64 // the same, with no tracer: the mean of before and after
+	cpu      float64 // ns of the tracer, for each event seen
+	seen     float64
 }
 
 func run(tracers []string, rounds, calls, same int) error {
@@ -107,50 +110,50 @@ func run(tracers []string, rounds, calls, same int) error {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		return err
 	}
-	results := make([][]result, len(tracers)+1) // the last: nobody traces
+	results := make([][]result, len(tracers))
+	before, err := call(file, calls)
+	if err != nil {
+		return err
+	}
 	for range rounds {
 		for i, tracer := range tracers {
 			r, err := measure(strings.Fields(tracer), file, calls)
 			if err != nil {
 				return fmt.Errorf("%s: %w", tracer, err)
 			}
+			after, err := call(file, calls)
+			if err != nil {
+				return err
+			}
+			r.untraced = (before + after) / 2
+			before = after
 			results[i] = append(results[i], r)
 		}
-		call, err := call(file, calls)
-		if err != nil {
-			return err
-		}
-		results[len(tracers)] = append(results[len(tracers)], result{call: call})
 	}
-	report(append(tracers, "(not traced)"), results, calls, same)
+	report(tracers, results, float64(calls), same)
 	return nil
 }
 
-func report(tracers []string, results [][]result, calls, same int) {
-	medians := make([]result, len(results))
+func report(tracers []string, results [][]result, calls float64, same int) {
+	medians := make([]result, len(tracers))
+	slowdowns := make([]float64, len(tracers))
+	fmt.Printf("%-32s %9s %9s %9s %14s %9s %10s\n", "TRACER", "UNTRACED", "TRACED", "SLOWDOWN", "CPU PER EVENT", "LOST", "AT MOST")
 	for i, r := range results {
 		medians[i] = result{
-			call: median(r, func(r result) float64 { return r.call }),
-			cpu:  median(r, func(r result) float64 { return r.cpu }),
-			seen: median(r, func(r result) float64 { return r.seen }),
+			call:     median(r, func(r result) float64 { return r.call }),
+			untraced: median(r, func(r result) float64 { return r.untraced }),
+			cpu:      median(r, func(r result) float64 { return r.cpu }),
+			seen:     median(r, func(r result) float64 { return r.seen }),
 		}
-	}
-	last := len(tracers) - 1
-	fmt.Printf("%-40s %10s %9s %13s %9s %9s %9s\n", "TRACER", "CALL", "SLOWDOWN", "CPU PER EVENT", "SEEN", "LOST", "MOST LOST")
-	for i, m := range medians {
-		slowdown := m.call / medians[last].call
-		if i == last {
-			fmt.Printf("%-40s %7.0f ns\n", tracers[i], m.call)
-			break
-		}
-		fewest := slices.MinFunc(results[i], func(a, b result) int { return int(a.seen - b.seen) }).seen
-		fmt.Printf("%-40s %7.0f ns %9.2f %10.0f ns %9.0f %9.0f %9.0f\n",
-			tracers[i], m.call, slowdown, m.cpu, m.seen, float64(calls)-m.seen, float64(calls)-fewest)
+		slowdowns[i] = median(r, func(r result) float64 { return r.call / r.untraced })
+		fewest := slices.MinFunc(r, func(a, b result) int { return int(a.seen - b.seen) }).seen
+		fmt.Printf("%-32s %6.0f ns %6.0f ns %9.2f %11.0f ns %9.0f %10.0f\n", tracers[i],
+			medians[i].untraced, medians[i].call, slowdowns[i], medians[i].cpu, calls-medians[i].seen, calls-fewest)
 	}
 	for i := range same {
-		slowdown := medians[i].call / medians[last].call
-		fmt.Printf("%s: slowdown %.2f, goal at most %.0f: %s\n", tracers[i], slowdown, maxSlowdown, outcome(slowdown <= maxSlowdown))
-		for j := same; j < last; j++ {
+		fmt.Printf("%s: lost %.0f, goal none: %s\n", tracers[i], calls-medians[i].seen, outcome(medians[i].seen >= calls))
+		fmt.Printf("%s: slowdown %.2f, goal at most %.0f: %s\n", tracers[i], slowdowns[i], maxSlowdown, outcome(slowdowns[i] <= maxSlowdown))
+		for j := same; j < len(tracers); j++ {
 			times := medians[j].cpu / medians[i].cpu
 			fmt.Printf("%s: CPU per event of %s / its own %.1f, goal more than %.0f: %s\n",
 				tracers[i], tracers[j], times, minTimesCPU, outcome(times > minTimesCPU))
@@ -174,8 +177,12 @@ func median(results []result, of func(result) float64) float64 {
 	return values[len(values)/2]
 }
 
-// call has the file opened so many times, and returns how long a call took, in ns.
+// call waits for a calm moment, has the file opened so many times, and returns how
+// long a call took, in ns.
 func call(file string, calls int) (float64, error) {
+	if err := calm(); err != nil {
+		return 0, err
+	}
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{callerName, file, strconv.Itoa(calls)}
 	cmd.Stderr = os.Stderr
@@ -256,6 +263,45 @@ func quiet(pid int) (time.Duration, error) {
 		time.Sleep(look)
 	}
 	return 0, errors.New("it does not come to rest: other programs open too many files")
+}
+
+// calm waits until the machine has next to nothing else to do, or has been waited
+// for long enough.
+func calm() error {
+	const (
+		look   = 200 * time.Millisecond
+		little = 0.1 // of one CPU
+	)
+	before, err := idle()
+	for range 100 {
+		if err != nil {
+			return err
+		}
+		begin := time.Now()
+		time.Sleep(look)
+		var now time.Duration
+		now, err = idle()
+		busy := float64(runtime.NumCPU()) - float64(now-before)/float64(time.Since(begin))
+		if err == nil && busy < little {
+			return nil
+		}
+		before = now
+	}
+	fmt.Println("(the machine is busy)")
+	return err
+}
+
+// idle returns how long all CPUs together have had nothing to do.
+func idle() (time.Duration, error) {
+	b, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		return 0, err
+	}
+	var up, idle float64
+	if _, err := fmt.Sscan(string(b), &up, &idle); err != nil {
+		return 0, fmt.Errorf("reading /proc/uptime: %w", err)
+	}
+	return time.Duration(idle * float64(time.Second)), nil
 }
 
 // count returns how many lines of a tracer's output are about file.
