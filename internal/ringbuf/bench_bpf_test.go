@@ -21,20 +21,22 @@ import (
 // use for a reader.
 type drainer func(b *testing.B, n int) (took time.Duration, sum uint64)
 
-// BenchmarkDrain reads rings of 64 MiB that were filled before, each by another
-// reader, in turn: rbtrace's own, cilium/ebpf's Reader.ReadInto, and libbpf's
-// ring_buffer__consume, where cc and libbpf are there to build testdata/drain.c.
-// An op is a round of all of them; what is reported are medians and their ratios.
+// BenchmarkDrain reads rings that were filled before, each by another reader, in
+// turn: rbtrace's own, cilium/ebpf's Reader.ReadInto, and libbpf's
+// ring_buffer__consume, where cc and libbpf are there to build testdata/drain.c. The
+// small ring fits a CPU's cache, the large one none. An op is a round of all readers;
+// what is reported are medians and their ratios.
 //
 //	go test -run '^$' -bench Drain -benchtime 31x ./internal/ringbuf
 func BenchmarkDrain(b *testing.B) {
-	for _, payload := range []int{8, 64, 256, 1024} {
-		b.Run(fmt.Sprintf("payload=%d", payload), func(b *testing.B) { benchmarkDrain(b, payload) })
+	for _, size := range []int{64 << 20, 256 << 10} {
+		for _, payload := range []int{8, 64, 256, 1024} {
+			b.Run(fmt.Sprintf("ring=%dK/payload=%d", size>>10, payload), func(b *testing.B) { benchmarkDrain(b, size, payload) })
+		}
 	}
 }
 
-func benchmarkDrain(b *testing.B, payload int) {
-	const size = 64 << 20
+func benchmarkDrain(b *testing.B, size, payload int) {
 	// On one CPU, so that what filled the ring is in the same cache for all; the C
 	// program inherits that.
 	onOneCPU(b)

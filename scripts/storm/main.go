@@ -49,12 +49,14 @@ func main() {
 	rounds := flag.Int("rounds", 5, "number of rounds")
 	calls := flag.Int("calls", 500_000, "files opened in each storm")
 	same := flag.Int("same", 1, "the first N tracers are those that the goals are for")
+	wait := flag.Duration("calm", 20*time.Second, "how long to wait for a calm moment before each storm")
 	flag.Parse()
 	if flag.NArg() < max(*same, 1) || *rounds < 1 || *calls < 1 || *same < 1 {
 		fmt.Fprintln(os.Stderr, "usage: storm [-rounds N] [-calls N] [-same N] 'TRACER [ARG...]'...")
 		os.Exit(2)
 	}
-	exit(run(flag.Args(), *rounds, *calls, *same))
+	s := storms{calls: *calls, calm: *wait}
+	exit(s.run(flag.Args(), *rounds, *same))
 }
 
 func exit(err error) {
@@ -100,28 +102,35 @@ type result struct {
 	seen     float64
 }
 
-func run(tracers []string, rounds, calls, same int) error {
+// storms are what all rounds have in common.
+type storms struct {
+	file  string // to be opened
+	calls int
+	calm  time.Duration
+}
+
+func (s *storms) run(tracers []string, rounds, same int) error {
 	dir, err := os.MkdirTemp("", "storm") // short: bpftrace shows 64 bytes of a path
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, "opened")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
+	s.file = filepath.Join(dir, "opened")
+	if err := os.WriteFile(s.file, nil, 0o600); err != nil {
 		return err
 	}
 	results := make([][]result, len(tracers))
-	before, err := call(file, calls)
+	before, err := s.call()
 	if err != nil {
 		return err
 	}
 	for range rounds {
 		for i, tracer := range tracers {
-			r, err := measure(strings.Fields(tracer), file, calls)
+			r, err := s.measure(strings.Fields(tracer))
 			if err != nil {
 				return fmt.Errorf("%s: %w", tracer, err)
 			}
-			after, err := call(file, calls)
+			after, err := s.call()
 			if err != nil {
 				return err
 			}
@@ -130,7 +139,7 @@ func run(tracers []string, rounds, calls, same int) error {
 			results[i] = append(results[i], r)
 		}
 	}
-	report(tracers, results, float64(calls), same)
+	report(tracers, results, float64(s.calls), same)
 	return nil
 }
 
@@ -179,12 +188,12 @@ func median(results []result, of func(result) float64) float64 {
 
 // call waits for a calm moment, has the file opened so many times, and returns how
 // long a call took, in ns.
-func call(file string, calls int) (float64, error) {
-	if err := calm(); err != nil {
+func (s *storms) call() (float64, error) {
+	if err := calm(s.calm); err != nil {
 		return 0, err
 	}
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{callerName, file, strconv.Itoa(calls)}
+	cmd.Args = []string{callerName, s.file, strconv.Itoa(s.calls)}
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -194,8 +203,8 @@ func call(file string, calls int) (float64, error) {
 }
 
 // measure has the file opened while a tracer runs.
-func measure(args []string, file string, calls int) (r result, err error) {
-	out, err := os.CreateTemp(filepath.Dir(file), "out")
+func (s *storms) measure(args []string) (r result, err error) {
+	out, err := os.CreateTemp(filepath.Dir(s.file), "out")
 	if err != nil {
 		return r, err
 	}
@@ -218,7 +227,7 @@ func measure(args []string, file string, calls int) (r result, err error) {
 	if err != nil {
 		return r, err
 	}
-	if r.call, err = call(file, calls); err != nil {
+	if r.call, err = s.call(); err != nil {
 		return r, err
 	}
 	after, err := quiet(cmd.Process.Pid)
@@ -229,7 +238,7 @@ func measure(args []string, file string, calls int) (r result, err error) {
 		return r, err
 	}
 	_ = cmd.Wait() // a tracer's exit status is its own affair
-	seen, err := count(out.Name(), file)
+	seen, err := count(out.Name(), s.file)
 	if err != nil {
 		return r, err
 	}
@@ -265,15 +274,18 @@ func quiet(pid int) (time.Duration, error) {
 	return 0, errors.New("it does not come to rest: other programs open too many files")
 }
 
-// calm waits until the machine has next to nothing else to do, or has been waited
-// for long enough.
-func calm() error {
+// calm waits until the machine has next to nothing else to do, but no longer than
+// that.
+func calm(most time.Duration) error {
 	const (
 		look   = 200 * time.Millisecond
 		little = 0.1 // of one CPU
 	)
+	if most == 0 {
+		return nil
+	}
 	before, err := idle()
-	for range 100 {
+	for deadline := time.Now().Add(most); time.Now().Before(deadline); {
 		if err != nil {
 			return err
 		}
