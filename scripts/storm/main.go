@@ -251,7 +251,7 @@ func (s *storms) measure(args []string) (r result, err error) {
 }
 
 // quiet waits until a process does next to nothing, because it has started or has
-// done its work, and returns the CPU time that it has taken.
+// done its work, but no longer than 20 s, and returns the CPU time that it has taken.
 func quiet(pid int) (time.Duration, error) {
 	const (
 		look   = 400 * time.Millisecond
@@ -271,7 +271,8 @@ func quiet(pid int) (time.Duration, error) {
 		last = now
 		time.Sleep(look)
 	}
-	return 0, errors.New("it does not come to rest: other programs open too many files")
+	fmt.Println("(other programs open many files: CPU PER EVENT has them too)")
+	return last, nil
 }
 
 // calm waits until the machine has next to nothing else to do, but no longer than
