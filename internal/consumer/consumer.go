@@ -134,6 +134,7 @@ func New(maps []*ebpf.Map, tracers []*tracer.Tracer, columns [][]int, style *fie
 	if err != nil {
 		return nil, fmt.Errorf("preparing to wait for the rings: %w", err)
 	}
+	poller.Pace = opts.Pace
 	c := &Consumer{
 		poller: poller, opts: opts, wall: kernel.WallOffset(),
 		sources: newSources(tracers, columns, style, cpus),

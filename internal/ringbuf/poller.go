@@ -46,6 +46,12 @@ func (w Wake) String() string {
 // one Poller at most. All methods but [Poller.Interrupt] belong to the goroutine
 // that reads the rings.
 type Poller struct {
+	// Pace is how long Wait lets discarded records gather, after it was woken by such
+	// alone: a reader that has passed them at once is woken by the next one, and
+	// programs that discard most of what they reserve would wake it without pause. 0:
+	// not at all.
+	Pace time.Duration
+
 	rings  []*Ring
 	epoll  int
 	events [16]unix.EpollEvent
@@ -165,10 +171,30 @@ func (p *Poller) Wait(timeout time.Duration) (Wake, error) {
 				left = backoff
 			}
 		}
+		discarded := p.discarded()
 		if err := p.block(left); err != nil {
 			return 0, err
 		}
+		if p.Pace == 0 {
+			continue
+		}
+		if s, err = p.look(); err != nil {
+			return 0, err
+		}
+		if s == drained && p.discarded() != discarded {
+			if wake, err := p.Pause(p.Pace); err != nil || wake == Interrupted {
+				return wake, err
+			}
+		}
 	}
+}
+
+// discarded is how many discarded records were passed in all rings.
+func (p *Poller) discarded() (n uint64) {
+	for _, r := range p.rings {
+		n += r.discarded
+	}
+	return n
 }
 
 // WaitWakeup commits every ring and waits for a wakeup, an interruption, or the
@@ -220,7 +246,9 @@ func (p *Poller) look() (state, error) {
 			} else if head == busy && s == drained {
 				s = busy
 			}
-			if r.Held() == 0 || head == ready {
+			// Nor does it end while discarded records come as fast as they are passed: who
+			// interrupts wants to be heard.
+			if r.Held() == 0 || head == ready || p.interrupted.Load() {
 				break
 			}
 		}

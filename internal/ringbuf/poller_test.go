@@ -69,6 +69,36 @@ func TestWaitPassesDiscarded(t *testing.T) {
 	wait(t, p, -1, Data)
 }
 
+// TestWaitPaces: discarded records alone do not keep a paced reader busy, and what
+// comes among them is found.
+func TestWaitPaces(t *testing.T) {
+	const discarded = 1000
+	f := newFake(1<<20, 0)
+	r := f.openPollable(t)
+	p := newPoller(t, r)
+	p.Pace = 5 * time.Millisecond
+	began := time.Now()
+	took := make(chan time.Duration)
+	go func() {
+		for range discarded {
+			f.discard(t, pattern(8))
+			time.Sleep(20 * time.Microsecond)
+		}
+		f.submit(numbered(1, 8), 0)
+		took <- time.Since(began)
+	}()
+	wait(t, p, -1, Data)
+	if most := uint64(<-took/p.Pace) + 10; p.blocks > most || p.blocks == 0 {
+		t.Errorf("blocked %d times for %d discarded records, want at most %d", p.blocks, discarded, most)
+	}
+	// Who interrupts is heard meanwhile.
+	p.Pace = time.Hour
+	f.discard(t, pattern(8))
+	time.AfterFunc(time.Millisecond, p.Interrupt)
+	next(t, r)
+	wait(t, p, -1, Interrupted)
+}
+
 func TestWaitIdleBlocksOnce(t *testing.T) {
 	f := newFake(4096, 0)
 	p := newPoller(t, f.openPollable(t))
