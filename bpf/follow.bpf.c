@@ -24,28 +24,31 @@ int rb_follow_fork(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct task_struct *parent = (void *)ctx->args[0], *child = (void *)ctx->args[1];
 	__u32 parent_pid = BPF_CORE_READ(parent, tgid), pid = BPF_CORE_READ(child, tgid);
-	__u8 one = 1;
+	__u64 start;
 
 	if (pid == parent_pid) /* a thread */
 		return 0;
-	if (!bpf_map_lookup_elem(&rb_tree, &parent_pid))
+	if (!rb_task_is_followed(parent, parent_pid))
 		return 0;
-	if (bpf_map_update_elem(&rb_tree, &pid, &one, BPF_ANY))
+	start = BPF_CORE_READ(child, start_boottime);
+	if (bpf_map_update_elem(&rb_tree, &pid, &start, BPF_ANY))
 		__sync_fetch_and_add(&rb_unfollowed, 1);
 	return 0;
 }
 
 /*
- * do_exit() lowers signal->live before it calls this: 0 says that the last thread
- * is leaving. A pid is reused only after that.
+ * delayed_put_task_struct() calls this when the task is gone for good: what it did
+ * while it ended, up to telling its parent, was its own. Its pid may be in use again,
+ * by a process that is followed, too.
  */
-SEC("raw_tp/sched_process_exit")
-int rb_follow_exit(struct bpf_raw_tracepoint_args *ctx)
+SEC("raw_tp/sched_process_free")
+int rb_follow_free(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct task_struct *task = (void *)ctx->args[0];
 	__u32 pid = BPF_CORE_READ(task, tgid);
 
-	if (BPF_CORE_READ(task, signal, live.counter) == 0)
+	/* A leader that another thread's exec has replaced is not its own any more. */
+	if (BPF_CORE_READ(task, group_leader) == task && rb_task_is_followed(task, pid))
 		bpf_map_delete_elem(&rb_tree, &pid);
 	return 0;
 }

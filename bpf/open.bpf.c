@@ -13,6 +13,7 @@
 #include "rbtrace/ring.h"
 #include "rbtrace/filter.h"
 #include "rbtrace/path.h"
+#include "rbtrace/syscall.h"
 
 #define AT_FDCWD	-100
 #define OPEN_FILE_MAX	4096 /* PATH_MAX */
@@ -100,21 +101,11 @@ struct open_call {
 	__s32 dirfd;
 };
 
-struct open_regs {
-	__u64 arg[4];
-};
-
 #if defined(__TARGET_ARCH_x86)
 #define OPEN_NR_OPEN	2
 #define OPEN_NR_CREAT	85
 #define OPEN_NR_OPENAT	257
 #define OPEN_NR_OPENAT2 437
-
-/* The exit has overwritten ax alone. */
-#define OPEN_REGS(read, regs)                                                                      \
-	{                                                                                          \
-		.arg = { read(regs, di), read(regs, si), read(regs, dx), read(regs, r10) }         \
-	}
 
 static __always_inline __u64 open_generic_flags(__u64 flags)
 {
@@ -127,15 +118,6 @@ static __always_inline __u64 open_generic_flags(__u64 flags)
 #define OPEN_NR_OPENAT	56
 #define OPEN_NR_OPENAT2 437
 
-/* The exit has overwritten x0. */
-#define OPEN_REGS(read, regs)                                                                      \
-	{                                                                                          \
-		.arg = { read(regs, orig_x0),                                                      \
-			 read(regs, regs[1]),                                                      \
-			 read(regs, regs[2]),                                                      \
-			 read(regs, regs[3]) }                                                     \
-	}
-
 /*
  * arch/arm64/include/uapi/asm/fcntl.h: O_DIRECTORY and O_NOFOLLOW are where others
  * have O_DIRECT and O_LARGEFILE, and the other way round.
@@ -146,29 +128,9 @@ static __always_inline __u64 open_generic_flags(__u64 flags)
 }
 #endif
 
-#define OPEN_READ_BTF(regs, field) ((regs)->field)
-
-/*
- * The registers that the task entered the kernel with. Since 5.15 a helper knows
- * where they are. Before that, the first word of the context points to them
- * (kernel/trace/trace_syscalls.c, perf_call_bpf_exit()), of which newer kernels
- * make the registers of that very function; the verifier lets no program load it.
- */
-static __always_inline struct open_regs open_regs(void *ctx)
-{
-	struct pt_regs *regs = NULL;
-
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs)) {
-		regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-		return (struct open_regs)OPEN_REGS(OPEN_READ_BTF, regs);
-	}
-	bpf_probe_read_kernel(&regs, sizeof(regs), ctx);
-	return (struct open_regs)OPEN_REGS(BPF_CORE_READ, regs);
-}
-
 static __always_inline struct open_call open_call(struct trace_event_raw_sys_exit *ctx)
 {
-	struct open_regs regs = open_regs(ctx);
+	struct rb_syscall_args regs = rb_syscall_args(ctx);
 	struct open_call call = {.dirfd = AT_FDCWD};
 	struct open_how how = {};
 

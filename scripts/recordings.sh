@@ -11,7 +11,7 @@ dir=$PWD/internal/probes
 bin=$(mktemp -d /tmp/rbtrace.XXXXXX)
 trap 'rm -rf "$bin" /tmp/golden' EXIT
 CGO_ENABLED=0 go build -trimpath -o "$bin" ./cmd/rbtrace ./scripts/neutral
-mkdir -p "$dir"/{exec,exit,fork,open}/testdata
+mkdir -p "$dir"/{exec,exit,fork,open,signal}/testdata
 
 # Everything that runs is in /tmp/golden, which must not be there.
 mkdir /tmp/golden
@@ -63,6 +63,21 @@ record fork -w - -- sh -c '
 	/bin/true
 	unshare --uts --ipc /bin/true
 ' >"$dir/fork/testdata/fork.rbt"
+
+# shellcheck disable=SC2016
+record signal -w - -- sh -c '
+	sleep 100 &
+	kill -WINCH $!
+	kill -TERM $!
+	wait
+	sh -c "kill -SEGV \$\$" 2>&-
+' >"$dir/signal/testdata/signal.rbt"
+# shellcheck disable=SC2016
+record signal --failed -w - -- sh -c '
+	kill -9 4194303 2>&-
+	kill -40 4194303 2>&-
+	:
+' >"$dir/signal/testdata/failed.rbt"
 
 # What the shell opens for its redirections, and rm for the directories that it goes through. All else
 # that opens files would tell where this machine has its libraries.

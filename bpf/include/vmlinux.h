@@ -169,6 +169,10 @@ struct task_struct {
 	char comm[16];
 };
 
+struct kernel_siginfo {
+	int si_code;
+};
+
 struct linux_binprm {
 	struct file *file;
 	int argc;

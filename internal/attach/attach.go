@@ -83,11 +83,10 @@ type Session struct {
 	maps    map[string]*ebpf.Map // those that all objects share
 	rings   []*ebpf.Map          // those that there were at the beginning; the first is the default ring
 	cgroups *cgroupRings         // of the topology PerCgroup
-	// Follow forks, and forget processes that end, for Filter.Follow.
-	follow, unfollow *object
-	opts             Options
-	types            *btf.Spec // from Options.KernelBTF; nil: the running kernel's
-	events           *os.File  // of tracefs, once a classic tracepoint was asked for
+	follow  *object              // what follows forks, for Filter.Follow
+	opts    Options
+	types   *btf.Spec // from Options.KernelBTF; nil: the running kernel's
+	events  *os.File  // of tracefs, once a classic tracepoint was asked for
 }
 
 // Loaded is one tracer of a Session.
@@ -149,11 +148,6 @@ func Open(tracers []*tracer.Tracer, opts Options) (_ *Session, err error) {
 			return nil, err
 		}
 		s.Tracers = append(s.Tracers, l)
-	}
-	if opts.Filter.Follow {
-		if err := s.openUnfollow(); err != nil {
-			return nil, err
-		}
 	}
 	return s, nil
 }
@@ -367,10 +361,8 @@ func (s *Session) Detach() {
 	for _, l := range s.Tracers {
 		l.object.detach()
 	}
-	for _, o := range []*object{s.follow, s.unfollow} {
-		if o != nil {
-			o.detach()
-		}
+	if s.follow != nil {
+		s.follow.detach()
 	}
 	if s.cgroups != nil {
 		s.cgroups.detach()
@@ -382,10 +374,8 @@ func (s *Session) Close() {
 	for _, l := range s.Tracers {
 		l.object.close()
 	}
-	for _, o := range []*object{s.follow, s.unfollow} {
-		if o != nil {
-			o.close()
-		}
+	if s.follow != nil {
+		s.follow.close()
 	}
 	if s.cgroups != nil {
 		s.cgroups.close()

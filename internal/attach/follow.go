@@ -14,38 +14,27 @@ import (
 	"github.com/rbtrace/rbtrace/internal/wire"
 )
 
-// openFollow loads and attaches the program that follows forks. It is to be there
-// before the tracers are, and the one of openUnfollow after them.
-func (s *Session) openFollow() (err error) {
-	// A fork that is missed is a process not followed.
-	s.follow, err = s.loadFollow(tracer.Program{Name: "rb_follow_fork"})
-	return err
-}
-
-// openUnfollow loads and attaches the program that forgets processes that end. A
-// tracepoint runs its programs in the order in which they were attached, and the
-// tracers are still to see the end itself.
-func (s *Session) openUnfollow() (err error) {
-	s.unfollow, err = s.loadFollow(tracer.Program{Name: "rb_follow_exit", Prepares: true})
-	return err
-}
-
-func (s *Session) loadFollow(p tracer.Program) (*object, error) {
+// openFollow loads and attaches the programs that follow forks.
+func (s *Session) openFollow() error {
 	spec, err := wire.LoadFollow()
 	if err != nil {
-		return nil, fmt.Errorf("reading the embedded object: %w", err)
+		return fmt.Errorf("reading the embedded object: %w", err)
 	}
-	o, err := s.load(spec, tracer.Hook{Kind: tracer.Tracepoint, Programs: []tracer.Program{p}})
-	if err != nil {
-		return nil, fmt.Errorf("following processes: %w", err)
+	hook := tracer.Hook{Kind: tracer.Tracepoint}
+	for name := range spec.Programs {
+		// A fork that is missed is a process not followed.
+		hook.Programs = append(hook.Programs, tracer.Program{Name: name, Prepares: name != "rb_follow_fork"})
 	}
-	return o, nil
+	if s.follow, err = s.load(spec, hook); err != nil {
+		return fmt.Errorf("following processes: %w", err)
+	}
+	return nil
 }
 
 // Follow makes Options.Filter.Follow let pid and its descendants pass: those that it
 // will have from now on. It must have been set.
 func (s *Session) Follow(pid int) error {
-	if err := s.maps[treeMap].Put(uint32(pid), uint8(1)); err != nil {
+	if err := s.maps[treeMap].Put(uint32(pid), uint64(0)); err != nil {
 		return fmt.Errorf("following process %d: %w", pid, err)
 	}
 	return nil

@@ -57,8 +57,8 @@ const (
 	followMapRbRing        = "rb_ring"
 	followMapRbRings       = "rb_rings"
 	followMapRbTree        = "rb_tree"
-	followProgRbFollowExit = "rb_follow_exit"
 	followProgRbFollowFork = "rb_follow_fork"
+	followProgRbFollowFree = "rb_follow_free"
 	followVarFollowExport  = "follow_export"
 	followVarRbByCgroup    = "rb_by_cgroup"
 	followVarRbByComm      = "rb_by_comm"
@@ -120,8 +120,8 @@ type followSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type followProgramSpecs struct {
-	RbFollowExit *ebpf.ProgramSpec `ebpf:"rb_follow_exit"`
 	RbFollowFork *ebpf.ProgramSpec `ebpf:"rb_follow_fork"`
+	RbFollowFree *ebpf.ProgramSpec `ebpf:"rb_follow_free"`
 }
 
 // followMapSpecs contains maps before they are loaded into the kernel.
@@ -225,14 +225,14 @@ type followVariables struct {
 //
 // It can be passed to loadFollowObjects or ebpf.CollectionSpec.LoadAndAssign.
 type followPrograms struct {
-	RbFollowExit *ebpf.Program `ebpf:"rb_follow_exit"`
 	RbFollowFork *ebpf.Program `ebpf:"rb_follow_fork"`
+	RbFollowFree *ebpf.Program `ebpf:"rb_follow_free"`
 }
 
 func (p *followPrograms) Close() error {
 	return _FollowClose(
-		p.RbFollowExit,
 		p.RbFollowFork,
+		p.RbFollowFree,
 	)
 }
 

@@ -26,14 +26,25 @@ struct {
 	__type(value, __u32);
 } rb_cgroup SEC(".maps");
 
-/* The processes (thread groups) that are followed; kept by follow.bpf.c. */
+/*
+ * The processes (thread groups) that are followed, kept by follow.bpf.c, and since
+ * when each is there (start_boottime): an entry outlives its process a little, and the
+ * pid may be another's by then. 0: user space put it there.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1); /* user space sets the real size where it is used */
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
-	__type(value, __u8);
+	__type(value, __u64);
 } rb_tree SEC(".maps");
+
+static __always_inline bool rb_task_is_followed(struct task_struct *task, __u32 pid)
+{
+	__u64 *start = bpf_map_lookup_elem(&rb_tree, &pid);
+
+	return start && (!*start || *start == BPF_CORE_READ(task, group_leader, start_boottime));
+}
 
 static __always_inline bool rb_comm_is_wanted(void)
 {
@@ -60,7 +71,7 @@ static __always_inline bool rb_task_is_wanted(struct task_struct *task)
 		return false;
 	if (rb_tid && (__u32)pid_tgid != rb_tid)
 		return false;
-	if (rb_by_tree && !bpf_map_lookup_elem(&rb_tree, &pid))
+	if (rb_by_tree && !rb_task_is_followed(task, pid))
 		return false;
 	if (rb_by_uid && (__u32)bpf_get_current_uid_gid() != rb_uid)
 		return false;
