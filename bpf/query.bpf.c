@@ -14,6 +14,7 @@ struct rb_state {
 	__u64 ring_size;
 	__u64 cons_pos;
 	__u64 prod_pos;
+	__u64 overwrite_pos; /* 0 before 6.19: an unknown flag answers that */
 };
 
 /* User space puts the ring in question here. */
@@ -42,6 +43,7 @@ static __always_inline int rb_ask(void)
 	if (!state) /* never: the key exists */
 		return 0;
 	state->cons_pos = bpf_ringbuf_query(&rb_asked, BPF_RB_CONS_POS);
+	state->overwrite_pos = bpf_ringbuf_query(&rb_asked, BPF_RB_OVERWRITE_POS);
 	state->avail_data = bpf_ringbuf_query(&rb_asked, BPF_RB_AVAIL_DATA);
 	state->prod_pos = bpf_ringbuf_query(&rb_asked, BPF_RB_PROD_POS);
 	state->ring_size = bpf_ringbuf_query(&rb_asked, BPF_RB_RING_SIZE);

@@ -67,6 +67,7 @@ enum {
 	BPF_RB_RING_SIZE = 1,
 	BPF_RB_CONS_POS = 2,
 	BPF_RB_PROD_POS = 3,
+	BPF_RB_OVERWRITE_POS = 4, /* since 6.19 */
 };
 
 /* Not ABI by name: which of the helpers there are. */

@@ -18,6 +18,7 @@ const (
 	exitError    = 1
 	exitUsage    = 2
 	exitLost     = 3 // events were lost: the output is incomplete
+	exitUnwell   = 4 // query: a ring buffer is in a state that was asked to be told of
 )
 
 // streams are where a command reads and writes.
@@ -52,6 +53,8 @@ func run() int {
 		return exitComplete
 	case errors.Is(err, errLost):
 		return exitLost
+	case errors.Is(err, errUnwell):
+		return exitUnwell
 	}
 	fmt.Fprintf(s.Err, "rbtrace: %s\n", strings.TrimSpace(err.Error()))
 	if _, ok := errors.AsType[usageError](err); ok {

@@ -28,7 +28,7 @@ It also shows the state of any BPF ring buffer on the machine.
 
 Events go to standard output, everything else to standard error. At the end a ledger
 says what became of every event. Exit status: 0 all events were shown, 1 error, 2 usage
-error, 3 events were lost.`,
+error, 3 events were lost, 4 a ring buffer is in a state that query was told to look for.`,
 		Example: examples([]tracer.Example{
 			{Args: "exec", What: "every program that starts"},
 			{Args: "exec -o json | jq .args", What: "the same for programs"},

@@ -297,3 +297,41 @@ func (r *reduced) blob(raw []byte) []byte {
 	}
 	return append(append(b, r.types...), r.strings...)
 }
+
+// TypeName returns the name of the kernel's own type with this id, empty where it has
+// none.
+func TypeName(id uint32) (string, error) {
+	raw, unmap, err := mapBTF()
+	if err != nil {
+		return "", fmt.Errorf("reading the kernel's types: %w", err)
+	}
+	defer unmap()
+	name, err := typeName(raw, id)
+	if err != nil {
+		return "", fmt.Errorf("looking for type %d in %s: %w", id, BTFPath, err)
+	}
+	return name, nil
+}
+
+func typeName(raw []byte, id uint32) (string, error) {
+	types, stringTable, err := btfSections(raw)
+	if err != nil {
+		return "", err
+	}
+	for n := uint32(1); len(types) >= btfTypeLen; n++ { // void has no entry
+		t := btfType(types)
+		if n == id {
+			name, err := btfString(stringTable, t.name())
+			return string(name), err
+		}
+		size, err := t.size()
+		if err != nil {
+			return "", err
+		}
+		if size > len(types) {
+			return "", errBTF
+		}
+		types = types[size:]
+	}
+	return "", errors.New("there is no such type")
+}

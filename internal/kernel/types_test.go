@@ -147,3 +147,30 @@ func TestWallOffset(t *testing.T) {
 		t.Errorf("the machine booted before 1970 (%d)", a)
 	}
 }
+
+func TestTypeName(t *testing.T) {
+	raw, err := os.ReadFile(BTFPath)
+	if err != nil {
+		t.Skip(err)
+	}
+	spec, err := btf.LoadSpecFromReader(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"do_exit", "task_struct", "btf_trace_sched_process_exec"} {
+		types, err := spec.AnyTypesByName(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := spec.TypeID(types[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name, err := TypeName(uint32(id)); err != nil || name != want {
+			t.Errorf("type %d: %q, %v; want %q", id, name, err, want)
+		}
+	}
+	if name, err := typeName(raw, 1<<31); err == nil {
+		t.Errorf("a type that does not exist is %q", name)
+	}
+}

@@ -81,6 +81,13 @@ func (v *View) Positions() (cons, over, prod uint64) {
 	return cons, over, atomic.LoadUint64(v.prodPos)
 }
 
+// Size is the ring's size in bytes (its max_entries).
+func (v *View) Size() uint64 { return v.size }
+
+// Overwrites reports whether the ring overwrites its oldest records where it is full
+// (BPF_F_RB_OVERWRITE, Linux 6.19).
+func (v *View) Overwrites() bool { return v.overwrites }
+
 // head is where the oldest unread record is.
 func (v *View) head() uint64 {
 	cons, over, _ := v.Positions()

@@ -14,11 +14,12 @@ import (
 )
 
 type queryRbState struct {
-	_         structs.HostLayout
-	AvailData uint64
-	RingSize  uint64
-	ConsPos   uint64
-	ProdPos   uint64
+	_            structs.HostLayout
+	AvailData    uint64
+	RingSize     uint64
+	ConsPos      uint64
+	ProdPos      uint64
+	OverwritePos uint64
 }
 
 // Names of all BPF objects in the ELF.
