@@ -69,7 +69,10 @@ ring; where too much was overwritten for that they are reckoned from the size of
 records left (records_estimated).
 
 A ring must match all kinds of selection that are given (--id, --name, --pid, --pin,
---prog), and one value of each. Getting at the maps of others takes CAP_SYS_ADMIN.
+--prog), and one value of each. --peek shows records as they wait in the ring: where
+rbtrace wrote them they are decoded, else they are shown as bytes, up to 256 of each, in
+JSON 4096. Those
+that the reader consumed while they were copied are marked as stale. Getting at the maps of others takes CAP_SYS_ADMIN.
 Without it, the pinned ones that one may open are shown.
 
 Exit status: 0 all is well, 1 error, also where a ring that was asked for does not exist or
@@ -247,7 +250,7 @@ func (r *queryRun) parse() (source ringquery.Source, err error) {
 		r.format = output.FormatJSON
 	}
 	r.request = ringquery.Request{Select: sel, DetailsAge: detailsAge}
-	r.request.Details = r.format == output.FormatJSON || r.shows(queryDetails)
+	r.request.Details = r.format == output.FormatJSON || f.peek > 0 || r.shows(queryDetails)
 	if r.format == output.FormatJSON || r.shows(queryMotion) || len(f.failOn) > 0 {
 		r.request.Look = time.Duration(f.look)
 	}
@@ -314,7 +317,14 @@ func (r *queryRun) once(ctx context.Context, q *ringquery.Querier) error {
 			return errors.New("no ring buffer matches")
 		}
 	}
-	return errors.Join(err, r.show(snapshot))
+	b, renderErr := r.render(snapshot)
+	if err = errors.Join(err, renderErr); r.flags.peek > 0 {
+		var peekErr error
+		b, peekErr = r.peek(b, q, snapshot)
+		err = errors.Join(err, peekErr)
+	}
+	_, writeErr := r.Out.Write(b)
+	return errors.Join(err, writeErr)
 }
 
 // watch shows one snapshot after another. It is what a live screen would take the place
@@ -331,7 +341,11 @@ func (r *queryRun) watch(ctx context.Context, snapshots iter.Seq2[*ringquery.Sna
 			told[err.Error()] = true
 			failed = errors.Join(failed, err)
 		}
-		if err := r.show(snapshot); err != nil {
+		b, err := r.render(snapshot)
+		if err != nil {
+			return err
+		}
+		if _, err := r.Out.Write(b); err != nil {
 			return err
 		}
 		if n++; n == r.flags.count {
@@ -341,19 +355,18 @@ func (r *queryRun) watch(ctx context.Context, snapshots iter.Seq2[*ringquery.Sna
 	return failed
 }
 
-// show writes a snapshot in one piece.
-func (r *queryRun) show(snapshot *ringquery.Snapshot) error {
+// render returns a snapshot as it is to be written, in one piece, and tells of rings that
+// are not well.
+func (r *queryRun) render(snapshot *ringquery.Snapshot) ([]byte, error) {
 	for i := range snapshot.Rings {
 		r.ring(&snapshot.Rings[i])
 	}
-	var b bytes.Buffer
 	if r.format == output.FormatJSON {
-		b.Write(appendRings(nil, snapshot))
-	} else if err := renderRings(&b, snapshot, r.columns); err != nil {
-		return err
+		return appendRings(nil, snapshot), nil
 	}
-	_, err := r.Out.Write(b.Bytes())
-	return err
+	var b bytes.Buffer
+	err := renderRings(&b, snapshot, r.columns)
+	return b.Bytes(), err
 }
 
 // mapIDs takes ids from the command line.

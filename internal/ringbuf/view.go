@@ -51,8 +51,8 @@ func OpenView(m *ebpf.Map) (*View, error) {
 	}
 	v.consPos, v.prodPos = word(v.positions), word(v.positions[v.page:])
 	if v.overwrites {
-		// struct bpf_ringbuf has it right behind producer_pos.
-		v.overPos = word(v.positions[v.page+8:])
+		// struct bpf_ringbuf has it behind producer_pos and pending_pos.
+		v.overPos = word(v.positions[v.page+16:])
 	}
 	return v, nil
 }

@@ -227,7 +227,8 @@ func TestOverwriting(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if ring.ProdPos != uint64(n)*record || ring.ConsPos != 0 || ring.AvailData > ring.RingSize || ring.AvailData < ring.RingSize-record {
+		if ring.ProdPos != uint64(n)*record || ring.ConsPos != 0 || ring.AvailData > ring.RingSize || ring.AvailData < ring.RingSize-record ||
+			ring.OverwritePos+ring.AvailData != ring.ProdPos || !ring.Overwrites {
 			t.Errorf("got %+v", ring)
 		}
 	})
