@@ -3,6 +3,7 @@
 package ringquery
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -533,14 +534,22 @@ func TestUserNamespace(t *testing.T) {
 	}
 }
 
-// askAndAsk asks all rings until it is killed, with the source of its argument.
+// askAndAsk asks a ring in every way until it is killed, with the source of its argument.
 func askAndAsk() error {
 	q, err := Open(&Options{Source: Source(os.Args[1])})
 	if err != nil {
 		return err
 	}
+	id := mustID(os.Args[2])
 	for i := 0; ; i++ {
-		if _, err := q.Ring(mustID(os.Args[2])); err != nil {
+		_, err := q.Ring(id)
+		if err == nil {
+			_, err = q.Peek(id, 10, 100)
+		}
+		if err == nil {
+			_, err = q.Snapshot(context.Background(), Request{Select: Selection{IDs: []ebpf.MapID{id}}, Look: 3 * time.Millisecond})
+		}
+		if err != nil {
 			return err
 		}
 		if i == 50 {
@@ -554,11 +563,14 @@ func mustID(text string) ebpf.MapID {
 	return ebpf.MapID(id)
 }
 
-// A killed querier leaves nothing: no program, no map, no pin, and no hold on the ring.
+// A querier maps nothing writable, and, killed, leaves nothing: no program, no map, no pin,
+// and no hold on the ring.
 func TestKilled(t *testing.T) {
 	q := open(t, nil)
 	for _, source := range []Source{Mmap, Helper} {
 		m, id := newRing(t, ebpf.MapSpec{Name: "rbt_killed"})
+		// Something to peek at, by a program that goes with the subtest.
+		t.Run("fill", func(t *testing.T) { newProducer(t, m)(3) })
 		var leftAlone []ebpf.ProgramID
 		if err := q.eachProgram(func(id ebpf.ProgramID, p *program) {
 			if strings.HasPrefix(p.name, "rb_ask_") {
@@ -571,6 +583,27 @@ func TestKilled(t *testing.T) {
 		c.Start(t)
 		if line := c.ReadLine(t); line != "asked" {
 			t.Fatalf("it says %q", line)
+		}
+		seen := 0
+		for range 300 {
+			maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", c.PID()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for line := range strings.Lines(string(maps)) {
+				if strings.Contains(line, "bpf-map") {
+					seen++
+					if perms := strings.Fields(line)[1]; perms != "r--s" {
+						t.Fatalf("%s: a ring is mapped %s", source, perms)
+					}
+				}
+			}
+		}
+		if seen == 0 && source == Mmap { // the other one maps for moments
+			t.Errorf("%s: the ring was never seen to be mapped", source)
+		}
+		if info, err := m.Info(); err != nil || info.Frozen() {
+			t.Errorf("%s: the ring is frozen, or %v", source, err)
 		}
 		c.Kill(t)
 		m.Close()
