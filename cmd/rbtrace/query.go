@@ -70,8 +70,8 @@ records left (records_estimated).
 
 A ring must match all kinds of selection that are given (--id, --name, --pid, --pin,
 --prog), and one value of each. --peek shows records as they wait in the ring: where
-rbtrace wrote them they are decoded, else they are shown as bytes, up to 256 of each, in
-JSON 4096. Those
+rbtrace wrote them, or where the BTF of a program names their type (__type(value, T) of the
+map), they are decoded, else they are shown as bytes, up to 256 of each, in JSON 4096. Those
 that the reader consumed while they were copied are marked as stale. Getting at the maps of others takes CAP_SYS_ADMIN.
 Without it, the pinned ones that one may open are shown.
 
@@ -344,6 +344,9 @@ func (r *queryRun) watch(ctx context.Context, snapshots iter.Seq2[*ringquery.Sna
 		b, err := r.render(snapshot)
 		if err != nil {
 			return err
+		}
+		if n > 0 && r.format == output.FormatTable {
+			b = append([]byte("\n"), b...)
 		}
 		if _, err := r.Out.Write(b); err != nil {
 			return err

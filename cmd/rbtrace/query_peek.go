@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cilium/ebpf/btf"
+
 	"github.com/rbtrace/rbtrace/internal/field"
 	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/output"
@@ -35,7 +37,8 @@ type peeked struct {
 	as     string // what it was decoded as; empty: it was not
 	keys   []string
 	values []field.Value
-	cells  []int // of values: those of the default table
+	cells  []int  // of values: those of the default table
+	json   []byte // the value, where BTF names its type
 }
 
 // peek appends the next records of each ring of a snapshot.
@@ -47,6 +50,7 @@ func (r *queryRun) peek(b []byte, q *ringquery.Querier, snapshot *ringquery.Snap
 			return b, err
 		}
 		tracers := tracersOf(q, ring)
+		named, _ := q.RecordType(ring)
 		if r.format == output.FormatTable {
 			b = append(b, '\n')
 			b = field.AppendTextEscaped(fmt.Appendf(b, "ring buffer %d (", ring.ID), []byte(ring.Name))
@@ -60,6 +64,7 @@ func (r *queryRun) peek(b []byte, q *ringquery.Querier, snapshot *ringquery.Snap
 		for _, record := range records {
 			p := peeked{ring: ring, record: record}
 			p.decode(tracers)
+			p.decodeAs(named)
 			if r.format == output.FormatJSON {
 				b = p.appendJSON(b, snapshot.Time)
 			} else {
@@ -128,6 +133,16 @@ func (p *peeked) decode(tracers map[uint16]*tracer.Tracer) {
 	}
 }
 
+// decodeAs decodes the record as a type of the BTF; nil is none.
+func (p *peeked) decodeAs(t btf.Type) {
+	if t == nil || p.as != "" || p.record.Busy || p.record.Discarded || p.record.Stale {
+		return
+	}
+	if value, err := ringquery.AppendValue(nil, t, p.record.Data); err == nil && len(value) > 0 && value[0] == '{' {
+		p.as, p.json = ringquery.TypeString(t), value
+	}
+}
+
 // appendJSON appends the record as an object, a line.
 func (p *peeked) appendJSON(b []byte, at time.Time) []byte {
 	b = (&field.Time{Wall: at.UnixNano()}).AppendJSON(append(b, `{"type":"record","time":`...))
@@ -142,6 +157,9 @@ func (p *peeked) appendJSON(b []byte, at time.Time) []byte {
 	b = append(hex.AppendEncode(append(b, `,"data":"`...), data), '"')
 	b = strconv.AppendBool(append(b, `,"data_truncated":`...), int(p.record.Len) > len(data))
 	b = field.AppendJSONString(append(b, `,"decoded_as":`...), []byte(p.as))
+	if p.json != nil {
+		return append(append(append(b, `,"decoded":`...), p.json...), "}\n"...)
+	}
 	b = append(b, `,"decoded":{`...)
 	for i, value := range p.values {
 		if i > 0 {
@@ -171,7 +189,10 @@ func (p *peeked) appendText(b []byte) []byte {
 		}
 	}
 	if p.as != "" {
-		b = append(append(append(b, ", "...), p.as...), ':')
+		b = append(field.AppendTextEscaped(append(b, ", "...), []byte(p.as)), ':')
+		if p.json != nil {
+			return append(append(append(b, ' '), p.json...), '\n')
+		}
 		for _, i := range p.cells {
 			b = append(append(append(b, ' '), p.keys[i]...), '=')
 			b = p.values[i].AppendText(b)

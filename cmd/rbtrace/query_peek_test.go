@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/rbtrace/rbtrace/internal/ringbuf"
@@ -41,7 +42,25 @@ func TestPeekedRecords(t *testing.T) {
 			t.Errorf("-want +got:\n%s", diff)
 		}
 	}
-	p := peeked{ring: ring, record: ringbuf.Record{Header: ringbuf.Header{Len: 6000}, Data: long}}
+	event := &btf.Struct{Name: "event", Size: 4, Members: []btf.Member{{Name: "pid", Type: &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}}}}
+	p := peeked{ring: ring, record: ringbuf.Record{Header: ringbuf.Header{Len: 5}, Data: []byte{7, 0, 0, 0, 1}}}
+	p.decodeAs(event)
+	if got, want := string(p.appendText(nil)), "offset 0, length 5, struct event: {\"pid\":7}\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := string(p.appendJSON(nil, time.Time{})); !strings.HasSuffix(got, `"decoded_as":"struct event","decoded":{"pid":7}}`+"\n") || !json.Valid([]byte(got)) {
+		t.Errorf("got %s", got)
+	}
+	for _, r := range []ringbuf.Record{
+		{Header: ringbuf.Header{Len: 3}, Data: []byte{7, 0, 0}}, // too short
+		{Header: ringbuf.Header{Len: 4, Busy: true}, Data: []byte{7, 0, 0, 0}},
+	} {
+		p = peeked{ring: ring, record: r}
+		if p.decodeAs(event); p.as != "" {
+			t.Errorf("%+v was decoded", r)
+		}
+	}
+	p = peeked{ring: ring, record: ringbuf.Record{Header: ringbuf.Header{Len: 6000}, Data: long}}
 	if text := string(p.appendText(nil)); strings.Count(text, "\n") != 1+256/16+1 || !strings.HasSuffix(text, "  and 5744 bytes more\n") {
 		t.Errorf("a long record: %s", text)
 	}

@@ -139,13 +139,27 @@ func TestLibbpfOwner(t *testing.T) {
 				t.Errorf("its owner produced %d and consumed %d bytes", produced, consumed)
 			}
 		}
-		s, err := open(t, nil).Snapshot(t.Context(), Request{Select: Selection{IDs: []ebpf.MapID{id}}, Look: 20 * time.Millisecond, Details: true})
+		q := open(t, nil)
+		s, err := q.Snapshot(t.Context(), Request{Select: Selection{IDs: []ebpf.MapID{id}}, Look: 20 * time.Millisecond, Details: true})
 		if err != nil {
 			t.Fatal(err)
 		}
 		r := only(t, s.Rings, id)
 		if r.Verdict != want || r.Name != "c_events" {
 			t.Errorf("%s: %+v, want %s", order, r, want)
+		}
+		typ, ok := q.RecordType(&r)
+		if !ok || TypeString(typ) != "struct c_event" {
+			t.Fatalf("the records' type is %v", typ)
+		}
+		records, err := q.Peek(id, 3, 100)
+		if err != nil || (len(records) == 0) != (produced == consumed) {
+			t.Errorf("%d records, %v", len(records), err)
+		}
+		for _, rec := range records {
+			if got, err := AppendValue(nil, typ, rec.Data); err != nil || string(got) != `{"n":42,"text":"hell"}` {
+				t.Errorf("%s, %v", got, err)
+			}
 		}
 		if d := r.Details; !slices.Equal(d.Owners, []Owner{{cmd.Process.Pid, "owner"}}) || len(d.Programs) != 1 || d.Programs[0].Name != "c_produce" {
 			t.Errorf("details %+v", d)
