@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	cilium "github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
@@ -424,6 +425,90 @@ func TestLoad(t *testing.T) {
 		t.Errorf("the ring is frozen, or %v", err)
 	}
 	t.Logf("%d queries in %v (%.0f/s), %d records passed (%.0f/s), %d peeked at", asked, took, float64(asked)/took.Seconds(), made, float64(made)/took.Seconds(), fresh)
+}
+
+// A program that sleeps between reserve and submit holds up everything behind it.
+func TestStuckHead(t *testing.T) {
+	q := open(t, nil)
+	if since := (kernel.Version{Major: 5, Minor: 14}); running(t).Less(since) {
+		t.Skipf("programs that sleep on request need Linux %s", since)
+	}
+	m, id := newRing(t, ebpf.MapSpec{})
+	sleeper, _ := load(t, &ebpf.ProgramSpec{
+		Name: "rbt_sleeper", Type: ebpf.Syscall, Flags: unix.BPF_F_SLEEPABLE, License: "Dual BSD/GPL",
+		Instructions: asm.Instructions{
+			asm.Mov.Reg(asm.R6, asm.R1),
+			asm.LoadMapPtr(asm.R1, m.FD()),
+			asm.Mov.Imm(asm.R2, payload),
+			asm.Mov.Imm(asm.R3, 0),
+			asm.FnRingbufReserve.Call(),
+			asm.JEq.Imm(asm.R0, 0, "full"),
+			asm.Mov.Reg(asm.R7, asm.R0),
+			asm.Mov.Reg(asm.R1, asm.R7),
+			asm.Mov.Imm(asm.R2, 8),
+			asm.LoadMem(asm.R3, asm.R6, 0, asm.DWord),
+			asm.FnCopyFromUser.Call(),
+			asm.Mov.Reg(asm.R1, asm.R7),
+			asm.Mov.Imm(asm.R2, 0),
+			asm.FnRingbufSubmit.Call(),
+			asm.Mov.Imm(asm.R0, 0).WithSymbol("full"),
+			asm.Return(),
+		},
+	})
+	produce := newProducer(t, m)
+	addr, release := userfault(t)
+	done := make(chan error)
+	go func() {
+		_, err := sleeper.Run(&ebpf.RunOptions{Context: addr})
+		done <- err
+	}()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if r, err := q.Ring(id); err != nil || r.ProdPos > 0 {
+			break // the program has reserved
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the program does not begin")
+		}
+	}
+	produce(3)
+	check := func(want Verdict, busy bool) Ring {
+		t.Helper()
+		s, err := q.Snapshot(t.Context(), Request{Select: Selection{IDs: []ebpf.MapID{id}}, Look: 60 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := only(t, s.Rings, id)
+		if r.Verdict != want || r.HeadBusy != busy {
+			t.Errorf("%+v, want %s", r, want)
+		}
+		return r
+	}
+	first := check(Stuck, true)
+	if r := check(Stuck, true); first.HeadAge < 60*time.Millisecond || r.HeadAge < first.HeadAge+60*time.Millisecond {
+		t.Errorf("stuck for %v, then %v", first.HeadAge, r.HeadAge)
+	}
+	records, err := q.Peek(id, 10, payload)
+	if err != nil || len(records) != 4 || !records[0].Busy || records[1].Busy || records[3].Busy {
+		t.Errorf("records %+v, %v", records, err)
+	}
+	produce(1 << 20)
+	check(Stuck, true) // which is why it is full
+	release()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	check(Full, false)
+	r, err := ringbuf.Open(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for ok := true; ok; {
+		_, ok = r.Next()
+	}
+	r.Commit()
+	check(Draining, false)
+	check(Idle, false)
 }
 
 // mapProducer maps what the producer of a user ring writes: the producer page and the
