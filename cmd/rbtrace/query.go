@@ -289,8 +289,8 @@ func (r *queryRun) parseAlarm() error {
 	return nil
 }
 
-// ring tells of a ring that --fail-above or --fail-on name, once.
-func (r *queryRun) ring(ring *ringquery.Ring) {
+// ringAlarm tells of a ring that --fail-above or --fail-on name, once.
+func (r *queryRun) ringAlarm(ring *ringquery.Ring) {
 	bad := r.alarm.verdicts[ring.Verdict]
 	if !bad && ring.Fill() <= r.alarm.above || r.alarm.rung[ring.ID] {
 		return
@@ -362,7 +362,7 @@ func (r *queryRun) watch(ctx context.Context, snapshots iter.Seq2[*ringquery.Sna
 // are not well.
 func (r *queryRun) render(snapshot *ringquery.Snapshot) ([]byte, error) {
 	for i := range snapshot.Rings {
-		r.ring(&snapshot.Rings[i])
+		r.ringAlarm(&snapshot.Rings[i])
 	}
 	if r.format == output.FormatJSON {
 		return appendRings(nil, snapshot), nil

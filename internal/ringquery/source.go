@@ -61,15 +61,10 @@ func (q *Querier) asker(m *ebpf.Map) (asker, error) {
 		return nil, errors.Join(mapErr, fmt.Errorf("bpf_ringbuf_query cannot ask maps of type %s: use the source mmap", m.Type()))
 	}
 	a, err := q.helperAsker(m)
-	return a, errors.Join(mapErrUnless(err, mapErr), err)
-}
-
-// mapErrUnless is the error of the first way only where the second one failed too.
-func mapErrUnless(err, mapErr error) error {
-	if err == nil {
-		return nil
+	if err != nil {
+		return nil, errors.Join(mapErr, err)
 	}
-	return mapErr
+	return a, nil
 }
 
 // viewAsker asks by looking at the mapped positions.

@@ -4,7 +4,6 @@ package ringquery
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 )
@@ -219,12 +218,4 @@ func (h *history) compare(m *Motion, w *window, before State, low uint64, overwr
 	default:
 		m.Verdict = Draining
 	}
-}
-
-// Worst returns the worse of two verdicts.
-func Worst(a, b Verdict) Verdict {
-	if slices.Index(Verdicts(), a) > slices.Index(Verdicts(), b) {
-		return a
-	}
-	return b
 }

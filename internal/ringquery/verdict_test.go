@@ -118,12 +118,6 @@ func TestParseVerdict(t *testing.T) {
 			t.Errorf("%q is %q", name, v)
 		}
 	}
-	if got := Worst(Idle, Full); got != Full {
-		t.Errorf("got %q", got)
-	}
-	if got := Worst(Stuck, Unknown); got != Stuck {
-		t.Errorf("got %q", got)
-	}
 }
 
 func TestSelection(t *testing.T) {
