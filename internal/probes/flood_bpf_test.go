@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -176,27 +178,40 @@ func newCgroup(t *testing.T) (dir string, id uint64) {
 }
 
 // ringOf returns the id of the ring that the kernel has for the cgroup, 0 where
-// there is none, from the map of the newest session.
+// there is none, in this process's own session: others may run.
 func ringOf(t *testing.T, cgroup uint64) (ring uint32) {
 	t.Helper()
-	for id := ebpf.MapID(0); ; {
-		var err error
-		if id, err = ebpf.MapGetNextID(id); errors.Is(err, os.ErrNotExist) {
-			return ring
-		} else if err != nil {
+	files, err := filepath.Glob("/proc/self/fdinfo/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		info, err := os.ReadFile(file)
+		if err != nil {
+			continue // closed meanwhile
+		}
+		_, line, ok := strings.Cut(string(info), "map_id:")
+		if !ok {
+			continue
+		}
+		line, _, _ = strings.Cut(line, "\n")
+		id, err := strconv.ParseUint(strings.TrimSpace(line), 10, 32)
+		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := ebpf.NewMapFromID(id)
+		m, err := ebpf.NewMapFromID(ebpf.MapID(id))
 		if err != nil {
 			continue // it has gone
 		}
-		if info, err := m.Info(); err == nil && info.Name == "rb_cgroup_rings" {
-			if err := m.Lookup(cgroup, &ring); err != nil {
-				ring = 0
-			}
+		if info, err := m.Info(); err == nil && info.Name == "rb_cgroup_rings" && m.Lookup(cgroup, &ring) != nil {
+			ring = 0
 		}
 		m.Close()
+		if ring != 0 {
+			return ring
+		}
 	}
+	return 0
 }
 
 // until waits for ok.
