@@ -42,6 +42,7 @@ type queryFlags struct {
 	peek      int
 	failAbove string
 	failOn    []string
+	listen    string
 }
 
 const queryHelp = `Shows the BPF ring buffers of this machine, whoever made them, without disturbing those
@@ -83,7 +84,7 @@ func newQuery(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "query [flags]",
 		Short: "Show what the BPF ring buffers on this machine are doing",
-		Long:  queryHelp + "\n\n" + queryColumnsHelp(),
+		Long:  queryHelp + "\n\n" + listenHelp + "\n\n" + queryColumnsHelp(),
 		Example: examples([]tracer.Example{
 			{Args: "query", What: "all ring buffers"},
 			{Args: "query --id 7 -C +programs", What: "one, with the programs that use it"},
@@ -91,6 +92,7 @@ func newQuery(s streams) *cobra.Command {
 			{Args: "query -o json | jq 'select(.fill_percent > 50)'", What: "those more than half full"},
 			{Args: "query --fail-above 80% --fail-on full,stalled,stuck", What: "a health check"},
 			{Args: "query --id 7 --peek 3", What: "and the next three records that its reader will get"},
+			{Args: "query --listen 127.0.0.1:9435", What: "metrics for Prometheus"},
 		}),
 		DisableFlagsInUseLine: true,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -126,6 +128,7 @@ func newQuery(s streams) *cobra.Command {
 	f.IntVar(&flags.peek, "peek", 0, "show the next `N` unread records of each ring too, without consuming them")
 	f.StringVar(&flags.failAbove, "fail-above", "", "exit with status 4 where a ring is fuller than this `PERCENT` (80%)")
 	f.StringSliceVar(&flags.failOn, "fail-on", nil, "exit with status 4 where a ring's verdict is one of this `LIST`: idle, draining, behind, stalled, full, stuck")
+	f.StringVar(&flags.listen, "listen", "", "export metrics for Prometheus on `ADDRESS`, such as 127.0.0.1:9435, until ended; a port alone is one of the loopback")
 	for _, name := range []string{"id", "name", "pid", "pin", "prog", "fail-on"} {
 		f.Lookup(name).DefValue = "" // or the help says (default [])
 	}
@@ -183,6 +186,13 @@ func (r *queryRun) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	listener, err := r.listen(ctx)
+	if err != nil {
+		return err
+	}
+	if listener != nil {
+		defer listener.Close()
+	}
 	q, err := ringquery.Open(&ringquery.Options{Source: source})
 	if err != nil {
 		return err
@@ -194,10 +204,13 @@ func (r *queryRun) run(ctx context.Context) (err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	defer watchSignals(end)()
-	if r.changed("watch") {
+	switch {
+	case listener != nil:
+		err = r.serve(ctx, q, listener)
+	case r.changed("watch"):
 		defer watchPipe(r.Out, func() { end(errPipe) })()
 		err = r.watch(ctx, q.Watch(ctx, r.request, time.Duration(r.flags.watch)))
-	} else {
+	default:
 		err = r.once(ctx, q)
 	}
 	signal.Reset(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
@@ -213,6 +226,9 @@ func (r *queryRun) run(ctx context.Context) (err error) {
 // parse checks the flags.
 func (r *queryRun) parse() (source ringquery.Source, err error) {
 	f := r.flags
+	if err := r.parseListen(); err != nil {
+		return "", err
+	}
 	if r.format, err = output.ParseFormat(f.format); err != nil {
 		return "", usagef("--output: %w", err)
 	}
