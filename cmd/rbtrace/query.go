@@ -76,6 +76,18 @@ map), they are decoded, else they are shown as bytes, up to 256 of each, in JSON
 that the reader consumed while they were copied are marked as stale. Getting at the maps of others takes CAP_SYS_ADMIN.
 Without it, the pinned ones that one may open are shown.
 
+On a terminal --watch has the screen to itself, unless columns are chosen (-C) or TERM is
+dumb: then it prints one table after another. FILL shows the highest fill so far as a mark,
+HISTORY the fill at the last intervals; k, M and G are powers of 1000, and ~ marks rates
+that are reckoned. Its keys:
+
+  up, down, j, k, PgUp, PgDn, Home, End   select a ring
+  Enter, Esc       show its owners, programs, pins, head and positions, and back
+  s, S, r          the next order, the one before, reverse: id, name, fill, high water,
+                   produced, consumed, time to full, verdict
+  /                show only rings with this in their name or owner; Esc clears it
+  q, Ctrl-C        quit; what --fail-above and --fail-on found is told then
+
 Exit status: 0 all is well, 1 error, also where a ring that was asked for does not exist or
 is no ring, 2 usage error, 4 a ring is in a state that --fail-above or --fail-on names.`
 
@@ -88,7 +100,7 @@ func newQuery(s streams) *cobra.Command {
 		Example: examples([]tracer.Example{
 			{Args: "query", What: "all ring buffers"},
 			{Args: "query --id 7 -C +programs", What: "one, with the programs that use it"},
-			{Args: "query --name 'ev*' --watch 5", What: "some, every 5 seconds"},
+			{Args: "query --name 'ev*' --watch 5", What: "some, on a live screen, every 5 seconds"},
 			{Args: "query -o json | jq 'select(.fill_percent > 50)'", What: "those more than half full"},
 			{Args: "query --fail-above 80% --fail-on full,stalled,stuck", What: "a health check"},
 			{Args: "query --id 7 --peek 3", What: "and the next three records that its reader will get"},
@@ -122,7 +134,7 @@ func newQuery(s streams) *cobra.Command {
 	f.StringVar(&flags.source, "source", string(ringquery.Auto), "`WAY` to the positions: auto, helper (bpf_ringbuf_query in the kernel), or mmap (a read-only mapping)")
 	flags.look = seconds(100 * time.Millisecond)
 	f.Var(&flags.look, "look", "for this `TIME` look at the rings, for verdicts and rates; 0: a moment, and no verdict")
-	f.Var(&flags.watch, "watch", "go on: every `INTERVAL` (default 1s), with an object for each ring where standard output is no terminal")
+	f.Var(&flags.watch, "watch", "go on: every `INTERVAL` (default 1s), on a live screen, or with an object for each ring where standard output is no terminal")
 	f.Lookup("watch").NoOptDefVal = defaultWatch
 	f.Uint64Var(&flags.count, "count", 0, "end --watch after `N` times")
 	f.IntVar(&flags.peek, "peek", 0, "show the next `N` unread records of each ring too, without consuming them")
@@ -204,12 +216,19 @@ func (r *queryRun) run(ctx context.Context) (err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	defer watchSignals(end)()
+	watch := func(ctx context.Context) iter.Seq2[*ringquery.Snapshot, error] {
+		return q.Watch(ctx, r.request, time.Duration(r.flags.watch))
+	}
 	switch {
 	case listener != nil:
 		err = r.serve(ctx, q, listener)
+	case r.changed("watch") && r.liveScreen():
+		keys, done := keyboard()
+		defer done()
+		err = r.live(ctx, keys, watch, q.Limit())
 	case r.changed("watch"):
 		defer watchPipe(r.Out, func() { end(errPipe) })()
-		err = r.watch(ctx, q.Watch(ctx, r.request, time.Duration(r.flags.watch)))
+		err = r.watch(ctx, watch(ctx))
 	default:
 		err = r.once(ctx, q)
 	}
@@ -269,6 +288,9 @@ func (r *queryRun) parse() (source ringquery.Source, err error) {
 	r.request.Details = r.format == output.FormatJSON || f.peek > 0 || r.shows(queryDetails)
 	if r.format == output.FormatJSON || r.shows(queryMotion) || len(f.failOn) > 0 {
 		r.request.Look = time.Duration(f.look)
+	}
+	if r.liveScreen() {
+		r.request.Details, r.request.Look = true, time.Duration(f.look)
 	}
 	return source, nil
 }
@@ -343,8 +365,7 @@ func (r *queryRun) once(ctx context.Context, q *ringquery.Querier) error {
 	return errors.Join(err, writeErr)
 }
 
-// watch shows one snapshot after another. It is what a live screen would take the place
-// of, where standard output is a terminal.
+// watch shows one snapshot after another, where they are not for a screen of their own.
 func (r *queryRun) watch(ctx context.Context, snapshots iter.Seq2[*ringquery.Snapshot, error]) error {
 	told := make(map[string]bool) // errors that each snapshot has again
 	var failed error
