@@ -28,7 +28,7 @@ const (
 	// have to wait for.
 	lookLimit = 4 * time.Second
 	// shutdownLimit is how long the end waits for scrapes that are under way.
-	shutdownLimit = 5 * time.Second
+	shutdownLimit = 2 * time.Second
 )
 
 const listenHelp = `--listen exports the same figures on http://ADDRESS/metrics for Prometheus, until it is ended
@@ -106,11 +106,24 @@ func (r *queryRun) listen(ctx context.Context) (net.Listener, error) {
 	}
 }
 
+// limited is a Querier whose snapshots come with the reason why they do not have all
+// rings. Who looks at metrics does not see what was said at the start.
+type limited struct{ *ringquery.Querier }
+
+func (l limited) Snapshot(ctx context.Context, request ringquery.Request) (*ringquery.Snapshot, error) {
+	s, err := l.Querier.Snapshot(ctx, request)
+	// Those that are named are there, or missed already.
+	if s != nil && len(request.Select.Pins) == 0 && len(request.Select.IDs) == 0 {
+		err = errors.Join(err, l.Limit())
+	}
+	return s, err
+}
+
 // serve exports the rings as metrics until ctx is done.
 func (r *queryRun) serve(ctx context.Context, q *ringquery.Querier, listener net.Listener) error {
 	request := r.request
 	request.Details, request.Look = true, time.Duration(r.flags.look)
-	exporter := ringmetrics.New(q, ringmetrics.Options{
+	exporter := ringmetrics.New(limited{q}, ringmetrics.Options{
 		Request: request, Limit: scrapeLimit, Version: buildVersion(),
 		Failed: func(err error) { r.warn("%v", err) },
 	})

@@ -59,10 +59,10 @@ func (l *lines) String() string {
 	return l.b.String()
 }
 
-// start starts rbtrace, and kills it with the test.
-func start(t *testing.T, stdout io.Writer, args ...string) *process {
+// start starts a program, and kills it with the test.
+func start(t *testing.T, stdout io.Writer, argv ...string) *process {
 	t.Helper()
-	p := &process{Cmd: exec.Command("rbtrace", args...)}
+	p := &process{Cmd: exec.Command(argv[0], argv[1:]...)}
 	p.Stdout, p.Stderr = stdout, &p.errors
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
@@ -102,7 +102,7 @@ func startOwner(t *testing.T) *process {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	owner := start(t, w, "exec", "--buffer-size", "128K", "--ppid", strconv.Itoa(os.Getpid()))
+	owner := start(t, w, "rbtrace", "exec", "--buffer-size", "128K", "--ppid", strconv.Itoa(os.Getpid()))
 	header := make(chan error, 1)
 	go func() { // reads on, or the owner would not
 		defer r.Close()
@@ -125,7 +125,13 @@ func startOwner(t *testing.T) *process {
 // startExporter starts rbtrace query --listen on a port that is free, and returns where.
 func startExporter(t *testing.T, args ...string) (p *process, address string) {
 	t.Helper()
-	p = start(t, nil, append([]string{"query", "--listen", "127.0.0.1:0"}, args...)...)
+	return listening(t, append([]string{"rbtrace", "query", "--listen", "127.0.0.1:0"}, args...)...)
+}
+
+// listening starts what says that it listens, and returns where.
+func listening(t *testing.T, argv ...string) (p *process, address string) {
+	t.Helper()
+	p = start(t, nil, argv...)
 	said := regexp.MustCompile(`listening on http://(127\.0\.0\.1:[1-9][0-9]*)/metrics\n`)
 	awaitThat(t, "the line that says where it listens", func() bool {
 		if m := said.FindStringSubmatch(p.errors.String()); m != nil {
@@ -236,8 +242,13 @@ func TestListen(t *testing.T) {
 	requireQuery(t)
 	owner := startOwner(t)
 	exporter, address := startExporter(t)
-	want := queryJSON(t, owner.Process.Pid) // its own start is the last that the owner sees
-	if want.RingSize != 128<<10 || want.ProdPos == 0 || want.ProdPos != want.ConsPos {
+	// Its own start is the last event that the owner sees.
+	want := queryJSON(t, owner.Process.Pid)
+	awaitThat(t, "the owner to read all", func() bool {
+		want = queryJSON(t, owner.Process.Pid)
+		return want.ProdPos == want.ConsPos
+	})
+	if want.RingSize != 128<<10 || want.ProdPos == 0 {
 		t.Fatalf("not the ring that was made: %+v", want)
 	}
 	id := strconv.FormatUint(uint64(want.ID), 10)
@@ -344,6 +355,21 @@ func TestListenSelection(t *testing.T) {
 	}
 	if said := exporter.errors.String(); strings.Count(said, reason) != 1 || strings.Count(said, "\n") != 2 {
 		t.Errorf("standard error: %s", said)
+	}
+}
+
+// Rings that may not be seen are not passed over: all would look well.
+func TestListenWithoutPrivileges(t *testing.T) {
+	requireQuery(t)
+	if _, err := exec.LookPath("setpriv"); err != nil {
+		t.Skip("setpriv (util-linux) is missing")
+	}
+	exporter, address := listening(t, "setpriv", "--bounding-set=-all", "--inh-caps=-all", "rbtrace", "query", "--listen", "0")
+	if status, text := scrape(t, address); status != http.StatusInternalServerError || !strings.Contains(text, "missing CAP_SYS_ADMIN") {
+		t.Errorf("status %d: %s", status, text)
+	}
+	if status := exporter.end(t, syscall.SIGHUP); status != exitComplete {
+		t.Errorf("status %d: %s", status, exporter.errors.String())
 	}
 }
 
