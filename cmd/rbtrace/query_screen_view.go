@@ -119,13 +119,17 @@ func split(text string, width int) (head, tail string) {
 	return text[:n], text[n:]
 }
 
-// wrap splits a text into lines of so many cells at the most.
+// wrap splits a text into lines of so many cells at the most: behind a blank, where there is
+// one that leaves the line half full at least.
 func wrap(text string, width int) []string {
 	var lines []string
 	for field.Width([]byte(text)) > width {
 		head, tail := split(text, width)
 		if head == "" { // a character that is wider
 			break
+		}
+		if i := strings.LastIndexByte(head, ' '); i >= len(head)/2 && tail[0] != ' ' {
+			head, tail = text[:i+1], text[i+1:]
 		}
 		lines = append(lines, head)
 		text = tail
@@ -204,13 +208,7 @@ func (m *screen) listScreen() []string {
 // title says what the screen is about.
 func (m *screen) title() string {
 	l := m.line()
-	right := "every " + latency(m.interval)
-	n := 0
-	if m.snapshot != nil {
-		n = len(m.snapshot.Rings)
-		right += "  " + m.snapshot.Time.Local().Format(time.TimeOnly)
-	}
-	if n == 1 {
+	if n := m.rings(); n == 1 {
 		l.put(bold, "1 ring buffer")
 	} else {
 		l.put(bold, fmt.Sprintf("%d ring buffers", n))
@@ -234,9 +232,15 @@ func (m *screen) title() string {
 	if m.filter != "" && !m.typing {
 		l.put(plain, "  /"+escaped(m.filter))
 	}
-	if len(right)+2 <= l.left {
-		l.pad(m.width - len(right))
-		l.put(plain, right)
+	if m.snapshot != nil {
+		at := m.snapshot.Time.Local().Format(time.TimeOnly)
+		for _, right := range []string{"every " + m.interval.String() + "  " + at, at} {
+			if len(right)+2 <= l.left {
+				l.pad(m.width - len(right))
+				l.put(plain, right)
+				break
+			}
+		}
 	}
 	return l.String()
 }
@@ -361,7 +365,7 @@ var screenColumns = []screenColumn{
 	{upper: "CONS", header: "REC/S", least: 5, keep: 35, right: true, text: func(_ *screen, r *ringquery.Ring, _ int) string { return records(r, r.ConsumedRecords) }},
 	{upper: "FULL", header: "IN", sort: "full in", least: 5, keep: 55, right: true, text: func(_ *screen, r *ringquery.Ring, width int) string { return fullIn(r, width) }},
 	{header: "VERDICT", sort: "verdict", least: 8, keep: 95, text: func(_ *screen, r *ringquery.Ring, width int) string { return verdict(r, width) }, look: func(r *ringquery.Ring) string { return verdictLook(r.Verdict) }},
-	{header: "HISTORY", least: 7, keep: 30, text: func(m *screen, r *ringquery.Ring, width int) string { return m.history(r, width) }},
+	{header: "HISTORY", least: 7, keep: 30, right: true, text: func(m *screen, r *ringquery.Ring, width int) string { return m.history(r, width) }},
 	{header: "OWNERS", least: 10, keep: 10, text: func(_ *screen, r *ringquery.Ring, _ int) string { return owners(r) }},
 }
 
@@ -517,6 +521,9 @@ func fullIn(r *ringquery.Ring, width int) string {
 		return "-"
 	}
 	text := latency(r.TimeToFull)
+	if width < 6 && r.TimeToFull >= 1000*24*time.Hour {
+		return ">999d"
+	}
 	if field.Width([]byte(text)) > width {
 		if i := strings.IndexAny(text, ".mhd"); i > 0 && text[i] == '.' {
 			unit := strings.TrimLeft(text, "0123456789.")
