@@ -111,6 +111,7 @@ func TestArg(t *testing.T) {
 	for _, search := range searches {
 		for _, opts := range []attach.Options{mine(), byMyself()} {
 			t.Run(fmt.Sprintf("%s/failed=%v", search.name, opts.Failed), func(t *testing.T) {
+				opts.RingSize = 32 << 20 // for all of them, if the reader is not let run
 				s := tracetest.Open(t, byArg(opts, search.text), exec.Tracer)
 				s.Start()
 				var want []event
