@@ -148,15 +148,7 @@ var queryColumns = []queryColumn{
 	number("id", "ID", "the map's id, as in bpftool map show id ID", queryState, func(r *ringquery.Ring) uint64 { return uint64(r.ID) }),
 	{
 		key: "name", header: "NAME", doc: "the map's name; in the table - where it has none, and (user) behind that of a user_ringbuf", left: true,
-		text: func(b []byte, r *ringquery.Ring, _ time.Time) []byte {
-			if b = field.AppendTextEscaped(b, []byte(r.Name)); len(b) == 0 {
-				b = append(b, '-')
-			}
-			if r.Type == ebpf.UserRingbuf {
-				b = append(b, " (user)"...)
-			}
-			return b
-		},
+		text: func(b []byte, r *ringquery.Ring, _ time.Time) []byte { return append(b, ringName(r)...) },
 		json: func(b []byte, r *ringquery.Ring, _ time.Time) []byte {
 			return field.AppendJSONString(b, []byte(r.Name))
 		},
@@ -284,6 +276,18 @@ func percent(part float64) string {
 	default:
 		return strconv.FormatFloat(n, 'f', 0, 64) + "%"
 	}
+}
+
+// ringName is a ring's name as it is shown.
+func ringName(r *ringquery.Ring) string {
+	name := escaped(r.Name)
+	if name == "" {
+		name = "-"
+	}
+	if r.Type == ebpf.UserRingbuf {
+		name += " (user)"
+	}
+	return name
 }
 
 // ringType is a ring's type as the kernel's tools spell it.

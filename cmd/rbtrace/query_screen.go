@@ -60,7 +60,7 @@ func (r *queryRun) live(ctx context.Context, in *os.File, snapshots func(context
 
 	model := newScreen(time.Duration(r.flags.watch), limit, os.Getenv)
 	options := []tea.ProgramOption{
-		tea.WithOutput(r.Out), tea.WithEnvironment(screenEnv(os.Environ())), tea.WithoutSignalHandler(),
+		tea.WithOutput(quietTerminal{r.Out}), tea.WithEnvironment(screenEnv(os.Environ())), tea.WithoutSignalHandler(),
 	}
 	if in != nil {
 		options = append(options, tea.WithInput(in))
@@ -151,6 +151,21 @@ func screenEnv(environ []string) []string {
 	})
 	return append(kept, "SSH_TTY=")
 }
+
+// quietTerminal is a terminal that is not asked for its keyboard's abilities either, for
+// which bubbletea has no switch (CSI ? u, of the kitty protocol).
+type quietTerminal struct{ *os.File }
+
+// Write implements io.Writer. bubbletea writes sequences in one piece.
+func (t quietTerminal) Write(b []byte) (int, error) {
+	if _, err := t.File.Write(bytes.ReplaceAll(b, []byte("\x1b[?u"), nil)); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// WriteString implements io.StringWriter, in which os.File would go its own way.
+func (t quietTerminal) WriteString(s string) (int, error) { return t.Write([]byte(s)) }
 
 // keyboard returns where keys come from: standard input, or the terminal behind this
 // process where that is none; nil: nowhere.

@@ -18,9 +18,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/rbtrace/rbtrace/internal/bpftest"
 	"github.com/rbtrace/rbtrace/internal/ringquery"
 )
 
@@ -33,6 +35,7 @@ const (
 // terminal is a pseudo-terminal, and all that was written to it.
 type terminal struct {
 	t        *testing.T
+	fd       int // of pty
 	pty, tty *os.File
 	modes    unix.Termios
 
@@ -43,14 +46,16 @@ type terminal struct {
 
 func newTerminal(t *testing.T, width, height uint16) *terminal {
 	t.Helper()
-	pty, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	// Not blocking, so that closing it ends a read.
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		t.Skipf("no pseudo-terminals: %v", err)
 	}
-	if err := unix.IoctlSetPointerInt(int(pty.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+	pty := os.NewFile(uintptr(fd), "/dev/ptmx")
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
 		t.Fatal(err)
 	}
-	n, err := unix.IoctlGetInt(int(pty.Fd()), unix.TIOCGPTN)
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +63,7 @@ func newTerminal(t *testing.T, width, height uint16) *terminal {
 	if err != nil {
 		t.Fatal(err)
 	}
-	term := &terminal{t: t, pty: pty, tty: tty, done: make(chan struct{})}
+	term := &terminal{t: t, fd: fd, pty: pty, tty: tty, done: make(chan struct{})}
 	term.resize(width, height)
 	term.modes = term.getModes()
 	go func() {
@@ -94,7 +99,7 @@ func (term *terminal) getModes() unix.Termios {
 }
 
 func (term *terminal) resize(width, height uint16) {
-	if err := unix.IoctlSetWinsize(int(term.pty.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Col: width, Row: height}); err != nil {
+	if err := unix.IoctlSetWinsize(term.fd, unix.TIOCSWINSZ, &unix.Winsize{Col: width, Row: height}); err != nil {
 		term.t.Fatal(err)
 	}
 }
@@ -208,6 +213,13 @@ func TestScreenOnATerminal(t *testing.T) {
 	cmd, _ := term.start(nil, "query", "--watch=0.2", "--name", "no such ring")
 	term.expect("q quit  enter details")
 
+	// The terminal is asked for nothing: answers would come too late.
+	for _, request := range []string{"$p", "\x1b[c", "\x1b[?u", "\x1b[6n", "\x1b]11;?", "\x1bP+q", "\x1b[>q", "\x1b[>0q"} {
+		if strings.Contains(term.text(), request) {
+			t.Errorf("it is asked %q: %q", request, term.text())
+		}
+	}
+
 	term.forget()
 	term.resize(20, 5)
 	term.expect("small")
@@ -228,13 +240,6 @@ func TestScreenOnATerminal(t *testing.T) {
 		t.Errorf("exit status %d", status)
 	}
 	term.left()
-
-	// The terminal was asked for nothing: answers would come too late.
-	for _, request := range []string{"$p", "\x1b[c", "\x1b[6n", "\x1b]11;?", "\x1bP+q"} {
-		if strings.Contains(term.text(), request) {
-			t.Errorf("it was asked: %q", request)
-		}
-	}
 }
 
 var colour = regexp.MustCompile("\x1b\\[([0-9;]*;)?(3[0-7]|9[0-7])m")
@@ -301,16 +306,37 @@ func TestScreenNotTaken(t *testing.T) {
 	}
 }
 
+// A real ring: its details, its end, and the exit status that it was watched for.
+func TestScreenShowsARing(t *testing.T) {
+	bpftest.Require(t)
+	ring, err := ebpf.NewMap(&ebpf.MapSpec{Name: "rb_shown", Type: ebpf.RingBuf, MaxEntries: uint32(os.Getpagesize())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ring.Close()
+	term := newTerminal(t, 80, 24)
+	cmd, stderr := term.start(nil, "query", "--watch=0.1", "--name", "rb_shown", "--fail-on", "idle")
+	term.expect("rb_shown")
+	term.expect("idle")
+	term.press("\r")
+	term.expect("nothing is unread")
+	term.expect(fmt.Sprintf("[%d]", os.Getpid()))
+	ring.Close()
+	term.expect("has gone")
+	term.expect("no ring buffer to show")
+	term.press("q")
+	if status, want := wait(t, cmd), "(rb_shown): idle, 0% full\n"; status != exitUnwell || !strings.HasSuffix(stderr.String(), want) {
+		t.Errorf("exit status %d: %s", status, stderr)
+	}
+	term.left()
+}
+
 // The terminal goes away, as at the end of an ssh session.
 func TestScreenHangup(t *testing.T) {
 	term := newTerminal(t, 80, 24)
 	cmd, stderr := term.start(nil, "query", "--watch=0.05", "--name", "no such ring")
 	term.expect("0 ring buffers")
-	term.tty.Close()
-	// Not Close, which waits for the reader.
-	if err := unix.Kill(cmd.Process.Pid, unix.SIGHUP); err != nil {
-		t.Fatal(err)
-	}
+	term.pty.Close()
 	if status := wait(t, cmd); status != exitComplete {
 		t.Errorf("exit status %d: %s", status, stderr)
 	}

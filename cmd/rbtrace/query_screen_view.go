@@ -430,11 +430,6 @@ func (m *screen) layout() (columns []*screenColumn, widths []int) {
 	return columns, widths
 }
 
-// ringName is a ring's name as tables show it.
-func ringName(r *ringquery.Ring) string {
-	return string(queryColumns[querySchema().Index("name")].text(nil, r, time.Time{}))
-}
-
 // bar draws the fill, with a mark where it was at its highest.
 func (m *screen) bar(r *ringquery.Ring, width int) string {
 	g := m.glyphs
