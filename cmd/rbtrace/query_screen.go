@@ -52,11 +52,11 @@ func (r *queryRun) live(ctx context.Context, in *os.File, snapshots func(context
 		_, _ = stderr.Write(held.Bytes())
 	}()
 
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	// A terminal that takes no more output would keep this from ending: let the second
 	// signal do that.
 	defer context.AfterFunc(ctx, func() { signal.Reset(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP) })()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 
 	model := newScreen(time.Duration(r.flags.watch), limit, os.Getenv)
 	options := []tea.ProgramOption{
