@@ -239,6 +239,7 @@ func (s *Session) makeMaps() error {
 // create makes a map that all objects share.
 func (s *Session) create(spec *ebpf.MapSpec, entries uint32) error {
 	spec.MaxEntries = entries
+	preallocate(spec, kernel.Release())
 	m, err := ebpf.NewMap(spec)
 	if err != nil {
 		return err

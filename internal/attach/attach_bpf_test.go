@@ -100,6 +100,19 @@ func noHook(err error) bool {
 // since the verifier sees other programs then.
 func TestLoad(t *testing.T) {
 	bpftest.Require(t)
+	t.Cleanup(func() { // when all are loaded
+		if os.Getenv(bpftest.KernelEnv) == "" {
+			return // the warning may be of anything else
+		}
+		text, err := os.ReadFile("/proc/sys/kernel/tainted")
+		check(t, err)
+		tainted, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+		check(t, err)
+		const warned = 1 << 9 // TAINT_WARN
+		if tainted&warned != 0 {
+			t.Error("the kernel has warned of something: see its log")
+		}
+	})
 	uid := uint32(12345)
 	cgroup, err := kernel.CgroupMount()
 	if err != nil {

@@ -41,6 +41,9 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 	}
 	spec.Programs = wanted
 	dropMaps(spec)
+	for _, m := range spec.Maps {
+		preallocate(m, kernel.Release())
+	}
 
 	shared := maps.Clone(s.maps)
 	shared[ringMap] = s.rings[0] // the default ring
@@ -97,6 +100,18 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 		}
 	}
 	return o, nil
+}
+
+// preallocate lets the kernel allocate the elements of a hash when it is made, not
+// when a program adds one, where that matters: before 6.1 a program of a tracepoint
+// could find the allocator under way, and the kernel warns of that, with a stack
+// trace in its log, when such a program is loaded (check_map_prealloc,
+// kernel/bpf/verifier.c).
+func preallocate(m *ebpf.MapSpec, release string) {
+	since := kernel.Version{Major: 6, Minor: 1}
+	if v, err := kernel.ParseVersion(release); m.Type == ebpf.Hash && err == nil && v.Less(since) {
+		m.Flags &^= unix.BPF_F_NO_PREALLOC
+	}
 }
 
 // dropMaps removes the maps that no program of spec refers to, which would be

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/rbtrace/rbtrace/internal/probes/exec"
 	"github.com/rbtrace/rbtrace/internal/tracer"
@@ -33,6 +34,28 @@ func TestDropMaps(t *testing.T) {
 		}
 		if want := all - len(failedOnly); !hook.Failed && len(spec.Maps) != want {
 			t.Errorf("%d maps are left, want %d", len(spec.Maps), want)
+		}
+	}
+}
+
+// TestPreallocate: where the kernel would warn of a hash that is allocated as it is
+// filled, and no other map, it is not.
+func TestPreallocate(t *testing.T) {
+	for _, test := range []struct {
+		typ     ebpf.MapType
+		release string
+		want    uint32
+	}{
+		{ebpf.Hash, "5.10.0-32-amd64", 0},
+		{ebpf.Hash, "5.19.17", 0},
+		{ebpf.Hash, "6.1.0-50-amd64", unix.BPF_F_NO_PREALLOC},
+		{ebpf.Hash, "7.2.13", unix.BPF_F_NO_PREALLOC},
+		{ebpf.Hash, "of no version", unix.BPF_F_NO_PREALLOC},
+		{ebpf.Array, "5.10.0-32-amd64", unix.BPF_F_NO_PREALLOC},
+	} {
+		m := &ebpf.MapSpec{Type: test.typ, Flags: unix.BPF_F_NO_PREALLOC}
+		if preallocate(m, test.release); m.Flags != test.want {
+			t.Errorf("%s on %s: flags %#x, want %#x", test.typ, test.release, m.Flags, test.want)
 		}
 	}
 }
