@@ -106,7 +106,7 @@ func floodOptions(t *testing.T, topology attach.Topology) attach.Options {
 // and whatever wakes the reader.
 func TestFlood(t *testing.T) {
 	bpftest.Require(t)
-	const each, processes = 10007, 2
+	const each, processes = 4001, 2
 	for _, topology := range topologies {
 		for _, wakeup := range wakeups {
 			t.Run(topology.name+"/"+wakeup.name, func(t *testing.T) {

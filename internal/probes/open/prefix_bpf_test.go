@@ -145,7 +145,12 @@ func TestPathPrefix(t *testing.T) {
 		prefixes = append(prefixes, (dir + "/" + strings.Repeat("x", 255))[:n], (dir + strings.Repeat("/.", 255))[:n])
 	}
 	slices.Sort(prefixes)
-	for _, prefix := range slices.Compact(prefixes) {
+	for i, prefix := range slices.Compact(prefixes) {
+		// The program is the same for all of them, and takes an emulated machine seconds
+		// to load.
+		if os.Getenv(bpftest.KernelEnv) != "" && i%4 != 0 {
+			continue
+		}
 		s := tracetest.Open(t, withPrefix(prefix), open.Tracer)
 		s.Start()
 		workload()
