@@ -72,13 +72,25 @@ func (v *View) Close() error {
 
 // Positions returns consumer_pos, overwrite_pos and producer_pos, in bytes since the
 // ring was made. over, how far a ring of BPF_F_RB_OVERWRITE has written over its oldest
-// records, is 0 for others. They are loaded in this order, while the ring goes on.
+// records, is 0 for others. They are loaded in this order, while the ring goes on, and
+// but for a ring that overwrites cons and prod are at most Size apart, unless the
+// owner has put them so.
 func (v *View) Positions() (cons, over, prod uint64) {
-	cons = atomic.LoadUint64(v.consPos)
-	if v.overwrites {
-		over = atomic.LoadUint64(v.overPos)
+	// Who is not let run between two of the loads finds positions of different times,
+	// and more between them than the ring holds. Where the owner has written nonsense,
+	// trying again does not help.
+	const tries = 100
+	for range tries {
+		cons = atomic.LoadUint64(v.consPos)
+		if v.overwrites {
+			over = atomic.LoadUint64(v.overPos)
+		}
+		prod = atomic.LoadUint64(v.prodPos)
+		if v.overwrites || prod-cons <= v.size {
+			break
+		}
 	}
-	return cons, over, atomic.LoadUint64(v.prodPos)
+	return cons, over, prod
 }
 
 // Size is the ring's size in bytes (its max_entries).
