@@ -40,8 +40,9 @@ bench: build ## Measure, with other tracers in the same run where they are insta
 	scripts/bench.sh
 
 .PHONY: generate
-generate: docs ## Rebuild the BPF objects and their Go (clang-19, llvm-19, libbpf-dev), and docs/commands
-	go generate ./internal/...
+generate: ## Rebuild the BPF objects and their Go (clang-19, llvm-19, libbpf-dev), and docs/commands
+	scripts/generate.sh
+	$(MAKE) docs
 
 .PHONY: docs
 docs: ## Rebuild docs/commands

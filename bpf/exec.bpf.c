@@ -4,24 +4,26 @@
  * Programs that start. Two sets of programs, of which user space takes one:
  *
  *  - rb_exec: every successful execve and execveat, from sched_process_exec;
- *  - rb_exec_enter, rb_exec_at_enter and rb_exec_exit: the failed ones, from the system calls'
- *    tracepoints, since sched_process_exec does not see them.
+ *  - rb_exec_exit: the failed ones, from the exits of the system calls, since
+ *    sched_process_exec does not see them.
  */
 #include "vmlinux.h"
 
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
+#define RB_RARE 1
 #include "rbtrace/ring.h"
 #include "rbtrace/parts.h"
 #include "rbtrace/filter.h"
 #include "rbtrace/path.h"
+#include "rbtrace/fd.h"
+#include "rbtrace/syscall.h"
 
 #define EXEC_FILE_MAX	4096	      /* PATH_MAX */
 #define EXEC_ARGS_MAX	RB_PARTS_ROOM /* argv beyond this is cut */
 #define EXEC_ARG_ROOM	4096	      /* of a string, in one turn */
 #define EXEC_ARGS_TURNS 51	      /* cubed: more than that many strings and turns take */
-#define AT_FDCWD	-100
 
 #define EXEC_LOOK_CHUNK 256  /* of argv, looked at in one turn */
 #define EXEC_LOOK_ROOM	4096 /* memory of the ring that a short argv is looked at in */
@@ -35,7 +37,7 @@ const volatile __u64 rb_arg_masks[256] = {};
 const volatile __u64 rb_arg_last = 0;
 
 enum exec_flags {
-	EXEC_EXE_CUT = 1 << 0, /* enum rb_path_flags, three times over */
+	EXEC_EXE_CUT = 1 << 0, /* enum rb_path_flags, three times over, but for the highest one */
 	EXEC_EXE_DELETED = 1 << 1,
 	EXEC_CWD_CUT = 1 << 2,
 	EXEC_CWD_DELETED = 1 << 3,
@@ -44,6 +46,9 @@ enum exec_flags {
 	EXEC_ARGS_CUT = 1 << 6, /* not all of argv is here */
 	EXEC_SCRIPT = 1 << 7,	/* an interpreter runs it */
 	EXEC_BY_FD = 1 << 8,	/* execveat with a descriptor: file is below base, or base itself */
+	EXEC_EXE_UNREACHABLE = 1 << 9, /* that one */
+	EXEC_CWD_UNREACHABLE = 1 << 10,
+	EXEC_BASE_UNREACHABLE = 1 << 11,
 };
 
 /*
@@ -55,6 +60,10 @@ struct exec_event {
 	struct rb_head head;
 	__u8 pcomm[TASK_COMM_LEN];
 	__s32 ret;
+	__u32 euid; /* of the program that runs, or of who called in vain; initial user namespace */
+	__u32 egid;
+	__u32 loginuid; /* of the audit log; ~0: none */
+	__u32 sessionid;
 	__u32 argc;
 	__u32 args_bytes; /* what argv takes in the process; 0 where that is not known */
 	__u32 args_len;	  /* what of it is here */
@@ -110,10 +119,21 @@ static __always_inline struct exec_scratch *exec_scratch(void)
 static __always_inline void exec_fill(struct exec_event *e, const struct rb_ledger *books,
 				      struct task_struct *task)
 {
+	const struct cred *cred = BPF_CORE_READ(task, cred);
+
 	rb_fill_head(&e->head, books, task);
 	/* The leader's, since ppid is the leader's: real_parent is the thread that forked. */
+	__builtin_memset(e->pcomm, 0, sizeof(e->pcomm));
 	BPF_CORE_READ_STR_INTO(&e->pcomm, task, real_parent, group_leader, comm);
 	e->ret = 0;
+	e->euid = BPF_CORE_READ(cred, euid.val);
+	e->egid = BPF_CORE_READ(cred, egid.val);
+	e->loginuid = -1;
+	e->sessionid = -1;
+	if (bpf_core_field_exists(task->loginuid)) { /* CONFIG_AUDIT */
+		e->loginuid = BPF_CORE_READ(task, loginuid.val);
+		e->sessionid = BPF_CORE_READ(task, sessionid);
+	}
 	e->argc = 0;
 	e->args_bytes = 0;
 	e->args_len = 0;
@@ -162,10 +182,19 @@ static __always_inline __u32 exec_bounded(__u32 off)
 	return off <= EXEC_FILE_MAX + 3 * RB_PATH_MAX ? off : 0;
 }
 
+/* What the walk that was last says, as exec_flags. */
+static __always_inline __u32 exec_path_flags(struct exec_scratch *s, __u32 cut, __u32 unreachable)
+{
+	__u32 flags = s->path.flags;
+
+	return cut * (flags & (RB_PATH_CUT | RB_PATH_DELETED)) |
+	       (flags & RB_PATH_UNREACHABLE ? unreachable : 0);
+}
+
 static __always_inline void exec_append_exe(struct exec_scratch *s, __u32 *off, struct file *file)
 {
 	s->event.exe_len = exec_append(s, off, __builtin_preserve_access_index(&file->f_path));
-	s->event.head.flags |= EXEC_EXE_CUT * s->path.flags;
+	s->event.head.flags |= exec_path_flags(s, EXEC_EXE_CUT, EXEC_EXE_UNREACHABLE);
 }
 
 static __always_inline void exec_append_cwd(struct exec_scratch *s, __u32 *off,
@@ -174,22 +203,20 @@ static __always_inline void exec_append_cwd(struct exec_scratch *s, __u32 *off,
 	struct fs_struct *fs = BPF_CORE_READ(task, fs);
 
 	s->event.cwd_len = exec_append(s, off, __builtin_preserve_access_index(&fs->pwd));
-	s->event.head.flags |= EXEC_CWD_CUT * s->path.flags;
+	s->event.head.flags |= exec_path_flags(s, EXEC_CWD_CUT, EXEC_CWD_UNREACHABLE);
 }
 
 /* The path of the current task's descriptor, if it has one of that number. */
 static __always_inline void exec_append_base(struct exec_scratch *s, __u32 *off,
 					     struct task_struct *task, __u32 fd)
 {
-	struct fdtable *fdt = BPF_CORE_READ(task, files, fdt);
-	struct file *file = NULL;
+	struct file *file = rb_file_of_fd(task, fd);
 
-	if (fd < BPF_CORE_READ(fdt, max_fds))
-		bpf_probe_read_kernel(&file, sizeof(file), BPF_CORE_READ(fdt, fd) + fd);
 	if (!file)
 		return;
 	s->event.base_len = exec_append(s, off, __builtin_preserve_access_index(&file->f_path));
-	s->event.head.flags |= EXEC_BY_FD | EXEC_BASE_CUT * s->path.flags;
+	s->event.head.flags |=
+		EXEC_BY_FD | exec_path_flags(s, EXEC_BASE_CUT, EXEC_BASE_UNREACHABLE);
 }
 
 /* The number in "/dev/fd/N" or "/dev/fd/N/NAME", as do_execveat_common() writes it. */
@@ -365,7 +392,8 @@ static __always_inline void exec_with_arg(struct exec_scratch *s, struct rb_ledg
 /*
  * exec_binprm() calls this when the new image is in place: current has the new mm
  * and comm, arg_start..arg_end were written a moment ago and are resident, and a
- * thread that was not the leader has taken over the leader's pid (de_thread()).
+ * thread that was not the leader has taken over the leader's pid (de_thread()). The
+ * tracepoint tells the id that it called with.
  */
 SEC("raw_tp/sched_process_exec")
 int rb_exec(struct bpf_raw_tracepoint_args *ctx)
@@ -373,6 +401,7 @@ int rb_exec(struct bpf_raw_tracepoint_args *ctx)
 	struct task_struct *task = (void *)ctx->args[0];
 	struct linux_binprm *bprm = (void *)ctx->args[2];
 	struct rb_ledger *books = rb_hit();
+	__u32 tid = (__u32)ctx->args[1];
 	__u64 args, len;
 	struct rb_parts parts;
 	struct exec_scratch *s;
@@ -384,13 +413,18 @@ int rb_exec(struct bpf_raw_tracepoint_args *ctx)
 	if (!books)
 		return 0;
 	s = exec_scratch();
-	if (!s || !rb_task_is_wanted(task)) {
+	if (!s || !rb_task_is_wanted_as(task, bpf_get_current_pid_tgid() >> 32, tid,
+					rb_uid_of_current())) {
 		RB_COUNT(books, filtered);
 		return 0;
 	}
 	e = &s->event;
 	exec_fill(e, books, task);
-	e->head.tid = (__u32)ctx->args[1]; /* who called */
+	/* Who called. Any other thread's id in a namespace of its own is gone. */
+	if (e->head.who.tid != tid) {
+		e->head.who.tid = tid;
+		e->head.who.ns_tid = e->head.who.pid_ns == RB_INITIAL_PID_NS ? e->head.who.tid : 0;
+	}
 	e->argc = BPF_CORE_READ(bprm, argc);
 	if (!rb_arg_last)
 		rb_exec_paths((__u64)bprm);
@@ -441,48 +475,6 @@ int rb_exec(struct bpf_raw_tracepoint_args *ctx)
 	e->args_len = len;
 	rb_output(books, ring, e, sizeof(*e) + off + len);
 	return 0;
-}
-
-/* What a call of execve or execveat was given, from its entry to its exit. */
-struct exec_call {
-	__u64 file;
-	__u64 argv;
-	__s32 dirfd;
-	__u32 by_fd;
-};
-
-/*
- * Keyed by the task's address, which stays the same while an exec changes the
- * task's pid.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u64);
-	__type(value, struct exec_call);
-} rb_exec_calls SEC(".maps");
-
-static __always_inline int exec_enter(__s32 dirfd, unsigned long file, unsigned long argv)
-{
-	struct exec_call call = {.file = file, .argv = argv, .dirfd = dirfd, .by_fd = dirfd >= 0};
-	__u64 key = bpf_get_current_task();
-
-	/* Where there is no room, the exit finds no call and enters a loss. */
-	bpf_map_update_elem(&rb_exec_calls, &key, &call, BPF_ANY);
-	return 0;
-}
-
-SEC("tracepoint/syscalls/sys_enter_execve")
-int rb_exec_enter(struct trace_event_raw_sys_enter *ctx)
-{
-	return exec_enter(AT_FDCWD, ctx->args[0], ctx->args[1]);
-}
-
-SEC("tracepoint/syscalls/sys_enter_execveat")
-int rb_exec_at_enter(struct trace_event_raw_sys_enter *ctx)
-{
-	return exec_enter((__s32)ctx->args[0], ctx->args[1], ctx->args[2]);
 }
 
 /*
@@ -598,49 +590,58 @@ static __always_inline bool exec_args_have_arg(struct exec_scratch *s, struct ex
 	return s->look.found;
 }
 
+#if defined(__TARGET_ARCH_x86)
+#define NR_EXECVEAT 322
+#elif defined(__TARGET_ARCH_arm64)
+#define NR_EXECVEAT 281
+#endif
+
 /*
- * The caller's memory is as it was, so what the call was given can still be read.
- * Attached to sys_exit_execveat as well.
+ * A call that fails leaves the caller's registers and memory as they were, so what it was
+ * given can be read at its exit, as far as it is resident. One that fails when the old
+ * program is gone has the registers still, and what they point to is gone. A call that
+ * seccomp answers has this exit, too, and no entry. Attached to sys_exit_execveat as well.
  */
 SEC("tracepoint/syscalls/sys_exit_execve")
 int rb_exec_exit(struct trace_event_raw_sys_exit *ctx)
 {
+	/* An int in some kernels, with anything behind it. */
+	const bool at = (__s32)ctx->id == NR_EXECVEAT;
 	long ret = ctx->ret;
 	struct task_struct *task = (void *)bpf_get_current_task();
-	__u64 key = (__u64)task;
-	struct exec_call *found, call = {};
+	struct rb_syscall_args args;
 	struct rb_parts parts;
 	struct exec_scratch *s;
 	struct rb_ledger *books;
 	struct exec_event *e;
 	struct exec_args *a;
 	__u32 off = 0, len;
+	__s32 dirfd = -1;
+	__u64 file;
 	void *ring;
 	long n;
 
 	books = rb_hit();
 	if (!books)
 		return 0;
-	found = bpf_map_lookup_elem(&rb_exec_calls, &key);
-	if (found) {
-		call = *found;
-		bpf_map_delete_elem(&rb_exec_calls, &key);
-	}
 	s = exec_scratch();
 	a = exec_args();
 	if (ret >= 0 || !s || !a || !rb_task_is_wanted(task)) {
 		RB_COUNT(books, filtered);
 		return 0;
 	}
-	if (!found) { /* entered before tracing began, or there was no room for it */
-		RB_COUNT(books, lost);
-		return 0;
+	args = rb_syscall_args(ctx);
+	file = args.arg[0];
+	a->argv = args.arg[1];
+	if (at) {
+		dirfd = (__s32)args.arg[0];
+		file = args.arg[1];
+		a->argv = args.arg[2];
 	}
 	e = &s->event;
 	exec_fill(e, books, task);
 	e->ret = ret;
 
-	a->argv = call.argv;
 	a->string = 0;
 	a->len = 0;
 	for (int i = 0; i < EXEC_ARGS_TURNS; i++) {
@@ -655,15 +656,15 @@ int rb_exec_exit(struct trace_event_raw_sys_exit *ctx)
 		return 0;
 	}
 
-	n = bpf_probe_read_user_str(s->data, EXEC_FILE_MAX, (void *)call.file);
+	n = bpf_probe_read_user_str(s->data, EXEC_FILE_MAX, (void *)file);
 	if (n > 0 && n <= EXEC_FILE_MAX) {
 		off = n;
 		e->file_len = n;
 	}
 	exec_append_cwd(s, &off, task);
 	/* An absolute path does not begin at the descriptor. */
-	if (call.by_fd && !(n > 1 && s->data[0] == '/'))
-		exec_append_base(s, &off, task, call.dirfd);
+	if (dirfd >= 0 && !(n > 1 && s->data[0] == '/'))
+		exec_append_base(s, &off, task, dirfd);
 
 	off = exec_bounded(off);
 	ring = rb_ring_of_event();

@@ -6,8 +6,10 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
+#define RB_RARE 1
 #include "rbtrace/ring.h"
 #include "rbtrace/filter.h"
+#include "rbtrace/once.h"
 
 #define SIGNAL_GROUP_EXIT 4 /* include/linux/sched/signal.h */
 
@@ -18,52 +20,43 @@ struct exit_event {
 	__u32 unused;
 };
 
-/* One of all processes that there ever are. */
-struct exit_process {
-	__u64 leader; /* its address */
-	__u64 start;
-};
-
-/* Processes whose end was seen; old ones are forgotten. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct exit_process);
-	__type(value, __u8);
-} rb_exit_seen SEC(".maps");
-
 /*
  * do_exit() lowers signal->live, and some time later calls this. Several threads
  * that end at the same time may all find it 0 by then, and the first to come here
  * speaks for the process. The parent is told later, in exit_notify().
+ *
+ * Where each thread ends by itself (exit), the process has the status of the last one: since
+ * 6.0 (d80f7fe7b9d7) it is that of a group by now. Before, it has the leader's, which that
+ * sets between the two (and then gives up its memory). A leader that has still to do so
+ * comes here later, and speaks.
  */
 SEC("raw_tp/sched_process_exit")
 int rb_exit(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct task_struct *task = (void *)ctx->args[0];
 	struct rb_ledger *books = rb_hit();
-	struct exit_process process;
+	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+	struct rb_process process;
 	struct signal_struct *signal;
-	struct task_struct *leader;
 	struct exit_event *e;
 	__u32 status;
-	__u8 one = 1;
 	void *ring;
+	bool last;
 
 	if (!books)
 		return 0;
 	signal = BPF_CORE_READ(task, signal);
-	leader = BPF_CORE_READ(task, group_leader);
-	process.leader = (__u64)leader;
-	process.start = BPF_CORE_READ(leader, start_boottime);
+	process = rb_process_of(task);
+	/* Before the status is read, which others may still set as long as there are any. */
+	last = !BPF_CORE_READ(signal, live.counter);
 	/* As wait_task_zombie() has it (kernel/exit.c). */
-	if (BPF_CORE_READ(signal, flags) & SIGNAL_GROUP_EXIT)
+	if (BPF_CORE_READ(signal, flags) & SIGNAL_GROUP_EXIT) {
 		status = BPF_CORE_READ(signal, group_exit_code);
-	else
+	} else {
+		last = last && (task == leader || !BPF_CORE_READ(leader, mm));
 		status = BPF_CORE_READ(leader, exit_code);
-	if (BPF_CORE_READ(signal, live.counter) != 0 || (rb_failed && !status) ||
-	    !rb_task_is_wanted(task) ||
-	    bpf_map_update_elem(&rb_exit_seen, &process, &one, BPF_NOEXIST)) {
+	}
+	if (!last || (rb_failed && !status) || !rb_task_is_wanted(task) || !rb_is_first(&process)) {
 		RB_COUNT(books, filtered);
 		return 0;
 	}

@@ -15,6 +15,9 @@
 /* Forks that found rb_tree full: their events are missed. */
 __u64 rb_unfollowed = 0;
 
+/* The process that is to be followed once it has become another program; 0: none. */
+__u32 rb_awaited = 0;
+
 /*
  * kernel_clone() calls this after copy_process() and before wake_up_new_task(),
  * so the child has not run yet.
@@ -31,6 +34,27 @@ int rb_follow_fork(struct bpf_raw_tracepoint_args *ctx)
 	if (!rb_task_is_followed(parent, parent_pid))
 		return 0;
 	start = BPF_CORE_READ(child, start_boottime);
+	if (bpf_map_update_elem(&rb_tree, &pid, &start, BPF_ANY))
+		__sync_fetch_and_add(&rb_unfollowed, 1);
+	return 0;
+}
+
+/*
+ * exec_binprm() calls this when the new image is in place. This program is attached
+ * before those of the tracers, and the tracepoint calls them in that order: they see
+ * whom the exec makes a followed one.
+ */
+SEC("raw_tp/sched_process_exec")
+int rb_follow_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *task = (void *)ctx->args[0];
+	__u32 pid = BPF_CORE_READ(task, tgid);
+	__u64 start;
+
+	if (pid != rb_awaited)
+		return 0;
+	rb_awaited = 0; /* the pid may be another's later */
+	start = BPF_CORE_READ(task, start_boottime);
 	if (bpf_map_update_elem(&rb_tree, &pid, &start, BPF_ANY))
 		__sync_fetch_and_add(&rb_unfollowed, 1);
 	return 0;

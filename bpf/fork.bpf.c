@@ -6,6 +6,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
+#define RB_RARE 1
 #include "rbtrace/ring.h"
 #include "rbtrace/filter.h"
 

@@ -13,11 +13,10 @@
 #include "rbtrace/ring.h"
 #include "rbtrace/filter.h"
 #include "rbtrace/path.h"
+#include "rbtrace/file.h"
 #include "rbtrace/syscall.h"
 
-#define AT_FDCWD	-100
-#define OPEN_FILE_MAX	4096 /* PATH_MAX */
-#define OPEN_PREFIX_MAX 256  /* with a NUL */
+#define OPEN_PREFIX_MAX 256 /* with a NUL */
 
 /* include/uapi/asm-generic/fcntl.h */
 #define O_WRONLY 01
@@ -30,21 +29,9 @@
 const volatile __u8 path_prefix[OPEN_PREFIX_MAX] __attribute__((aligned(8))) = {};
 const volatile __u32 path_prefix_len = 0; /* 0: any path */
 
-/* Where the path begins. */
-enum open_source {
-	OPEN_UNRESOLVED,
-	OPEN_ABSOLUTE,
-	OPEN_CWD,
-	OPEN_DIRFD,
-};
-
-/* In head.flags: enum rb_path_flags of the base, and above them an open_source. */
-#define OPEN_SOURCE_SHIFT 2
-
 /*
- * Followed by file, as the caller gave it, and where that is relative by base, the
- * names of its directory from leaf to root. Flags are those of x86, which are
- * asm-generic's.
+ * Followed by the path as struct rb_file has it, whose flags are in head.flags. Flags
+ * are those of x86, which are asm-generic's.
  */
 struct open_event {
 	struct rb_head head;
@@ -59,7 +46,7 @@ struct open_event {
 /* The longest record, with room for the NUL behind file and for a walk's last name. */
 struct open_record {
 	struct open_event event;
-	__u8 data[OPEN_FILE_MAX + RB_PATH_ROOM];
+	__u8 data[RB_FILE_MAX + RB_PATH_ROOM];
 };
 
 /* One that nearly all calls fit in. */
@@ -78,10 +65,14 @@ struct open_short_record {
 struct open_scratch {
 	struct rb_path path;
 	struct open_record record;
-	/* For a path that is relative and has to begin with path_prefix: */
+	/* For a path that has to begin with path_prefix: */
+	__u64 data; /* where the record has file and base */
+	__u32 file_len;
+	__u32 base_len;
+	__u32 flags;		       /* of the record's head */
 	__u32 at;		       /* how far its base's names have been turned round */
 	__u8 name[RB_NAME_MAX];	       /* the one at hand */
-	__u8 head[2 * OPEN_PREFIX_MAX] /* the beginning of the joined path */
+	__u8 head[2 * OPEN_PREFIX_MAX] /* the beginning of the path */
 		__attribute__((aligned(8)));
 };
 
@@ -165,82 +156,29 @@ static __always_inline struct open_call open_call(struct trace_event_raw_sys_exi
 	return call;
 }
 
-/* Has p got the directory that dirfd refers to? */
-static __always_inline bool open_base(struct rb_path *p, struct task_struct *task, __s32 dirfd)
-{
-	struct fdtable *fdt;
-	struct file *file = NULL;
-
-	if (dirfd == AT_FDCWD) {
-		struct fs_struct *fs = BPF_CORE_READ(task, fs);
-
-		p->vfsmnt = (__u64)BPF_CORE_READ(fs, pwd.mnt);
-		p->dentry = (__u64)BPF_CORE_READ(fs, pwd.dentry);
-		return true;
-	}
-	fdt = BPF_CORE_READ(task, files, fdt);
-	if ((__u32)dirfd < BPF_CORE_READ(fdt, max_fds))
-		bpf_probe_read_kernel(&file, sizeof(file), BPF_CORE_READ(fdt, fd) + dirfd);
-	if (!file)
-		return false;
-	p->vfsmnt = (__u64)BPF_CORE_READ(file, f_path.mnt);
-	p->dentry = (__u64)BPF_CORE_READ(file, f_path.dentry);
-	return true;
-}
-
 /*
- * A length of which old verifiers have lost track. The compiler must not know it
- * either, or it would remove this.
- */
-static __always_inline __u32 open_bounded(__u32 len, __u32 longest)
-{
-	barrier_var(len);
-	return len <= longest ? len : 0;
-}
-
-/*
- * Makes the record of a call. file takes less than file_max bytes at data and the names
- * at most names_max behind it; both are constants. Returns how many they take, -1 where
- * they may be cut and the longest record is longer.
+ * Makes the record of a call. Returns what rb_file_fill() does, which explains data,
+ * file_max and names_max.
  */
 static __always_inline int open_fill(struct open_event *e, __u8 *data, __u32 file_max,
 				     __u32 names_max, struct rb_path *path,
 				     const struct rb_ledger *books, struct task_struct *task,
 				     const struct open_call *call, __s32 ret)
 {
-	__u32 file_len, base_len, source;
-	long n;
+	struct rb_file f;
+	int len;
 
 	rb_fill_head(&e->head, books, task);
 	e->flags = open_generic_flags(call->flags);
 	e->ret = ret;
 	e->mode = call->mode;
 	e->resolve = call->resolve;
-	e->file_len = 0;
-	e->base_len = 0;
-
-	/* With its NUL; until 6.18 an empty one has none. */
-	n = bpf_probe_read_user_str(data, file_max, call->file);
-	if (n <= 1 || n > file_max)
-		return 0;
-	if (n == file_max && file_max < OPEN_FILE_MAX)
-		return -1;
-	file_len = open_bounded(n - 1, file_max - 1);
-	e->file_len = file_len;
-	if (data[0] == '/' && !(call->resolve & RESOLVE_IN_ROOT)) {
-		e->head.flags = OPEN_ABSOLUTE << OPEN_SOURCE_SHIFT;
-		return file_len;
-	}
-	if (!open_base(path, task, call->dirfd))
-		return file_len;
-	source = call->dirfd == AT_FDCWD ? OPEN_CWD : OPEN_DIRFD;
-	rb_path_names_within(data + file_len, names_max, path);
-	if (path->flags & RB_PATH_CUT && names_max < RB_PATH_MAX)
-		return -1;
-	e->head.flags = source << OPEN_SOURCE_SHIFT | path->flags;
-	base_len = path->len;
-	e->base_len = base_len;
-	return file_len + base_len;
+	len = rb_file_fill(&f, data, file_max, names_max, path, task, call->file, call->dirfd,
+			   call->resolve & RESOLVE_IN_ROOT ? RB_IN_ROOT : 0);
+	e->file_len = f.file_len;
+	e->base_len = f.base_len;
+	e->head.flags = f.flags;
+	return len;
 }
 
 /* Does text, which has room for OPEN_PREFIX_MAX bytes, begin with path_prefix? */
@@ -263,21 +201,25 @@ static __always_inline bool open_has_prefix(const __u8 *text)
 }
 
 /*
- * Writes at s->head how the path of a record begins, as user space joins base and
- * file: as far as path_prefix can reach, and with anything behind that.
+ * Writes at s->head how a path begins, as user space joins base and file: as far as path_prefix
+ * can reach, and with anything behind that.
  */
-static __always_inline void open_join(struct open_scratch *s, const struct open_event *e,
-				      const __u8 *data)
+static __always_inline void open_join(struct open_scratch *s)
 {
-	__u32 file_len = e->file_len, base_len = e->base_len, flags = e->head.flags, at = 0;
+	__u32 file_len = s->file_len, base_len = s->base_len, flags = s->flags, at = 0;
+	bool is_root = !base_len && !(flags & (RB_PATH_CUT | RB_PATH_DELETED));
+	const char *data = (void *)s->data;
+	__u8 first;
 
 	if (flags & RB_PATH_CUT) {
 		__builtin_memcpy(s->head, "…", 3);
 		at = 3;
-	} else if (!base_len) {
-		s->head[0] = '/';
-		at = 1;
+	} else if (flags & RB_PATH_UNREACHABLE) {
+		__builtin_memcpy(s->head, "(unreachable)", 13);
+		at = 13;
 	}
+	if (!base_len && !(flags & RB_PATH_CUT))
+		s->head[at++] = '/';
 	s->at = 0;
 	for (int i = 0; i < RB_PATH_DEPTH; i++) {
 		__u32 pos = s->at, to;
@@ -291,42 +233,62 @@ static __always_inline void open_join(struct open_scratch *s, const struct open_
 		s->at = pos + n;
 		/* What lies behind a name is in front of it in the path. */
 		to = at + base_len - (pos + n);
+		barrier_var(to); /* or 5.10 does not see what is known of it */
 		if (to >= OPEN_PREFIX_MAX)
 			continue;
 		s->head[to] = '/';
 		bpf_probe_read_kernel(s->head + to + 1, n - 1, s->name);
 	}
 	at += base_len;
+	barrier_var(at);
 	if (at >= OPEN_PREFIX_MAX)
 		return;
 	if (flags & RB_PATH_DELETED) {
 		__builtin_memcpy(s->head + at, " (deleted)", 10);
 		at += 10;
 	}
-	if (at > 1 && data[0] != '/')
+	bpf_probe_read_kernel(&first, sizeof(first), data);
+	if (!is_root && first != '/')
 		s->head[at++] = '/';
 	if (at < OPEN_PREFIX_MAX)
 		bpf_probe_read_kernel(s->head + at, OPEN_PREFIX_MAX, data);
+}
+
+/*
+ * Does the path that is noted in the scratch begin with path_prefix? Global, and so given what it
+ * needs by way of a map, so that the verifier walks it once, and not for each way to it.
+ */
+__noinline int open_is_wanted(void)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	struct open_scratch *s = bpf_map_lookup_elem(&rb_scratch, &cpu);
+
+	if (!s)
+		return 0;
+	if (s->flags >> RB_SOURCE_SHIFT > RB_ABSOLUTE) {
+		open_join(s);
+	} else {
+		if (!s->file_len)
+			return 0;
+		/* With its NUL still behind it, which no prefix has. */
+		bpf_probe_read_kernel(s->head, OPEN_PREFIX_MAX, (void *)s->data);
+	}
+	return open_has_prefix(s->head);
 }
 
 /* Ends a record in reserved memory: a copy of its own length, behind it, or none. */
 static __always_inline void open_decide(struct rb_ledger *books, void *ring, struct open_scratch *s,
 					struct open_event *e, __u8 *data, __u32 len, __u32 longest)
 {
-	bool wanted;
-
-	if (e->head.flags >> OPEN_SOURCE_SHIFT > OPEN_ABSOLUTE) {
-		open_join(s, e, data);
-		wanted = open_has_prefix(s->head);
-	} else {
-		/* With its NUL still behind it, which no prefix has. */
-		wanted = e->file_len && open_has_prefix(data);
-	}
-	if (!wanted) {
+	s->data = (__u64)data;
+	s->file_len = e->file_len;
+	s->base_len = e->base_len;
+	s->flags = e->head.flags;
+	if (!open_is_wanted()) {
 		rb_discard(books, ring, e);
 		return;
 	}
-	rb_output(books, ring, e, sizeof(*e) + open_bounded(len, longest));
+	rb_output(books, ring, e, sizeof(*e) + rb_bounded(len, longest));
 	rb_release(e);
 }
 
@@ -358,10 +320,9 @@ static __always_inline void open_with_prefix(struct rb_ledger *books, struct tas
 	longest = rb_reserve(books, ring, struct open_record);
 	if (!longest)
 		return;
-	len = open_fill(&longest->event, longest->data, OPEN_FILE_MAX, RB_PATH_MAX, &s->path, books,
+	len = open_fill(&longest->event, longest->data, RB_FILE_MAX, RB_PATH_MAX, &s->path, books,
 			task, call, ret);
-	open_decide(books, ring, s, &longest->event, longest->data, len,
-		    OPEN_FILE_MAX + RB_PATH_MAX);
+	open_decide(books, ring, s, &longest->event, longest->data, len, RB_FILE_MAX + RB_PATH_MAX);
 }
 
 /* Attached to the other calls' exits as well. */
@@ -379,7 +340,7 @@ int rb_open(struct trace_event_raw_sys_exit *ctx)
 	if (!books)
 		return 0;
 	s = bpf_map_lookup_elem(&rb_scratch, &cpu);
-	if (!s || (rb_failed && ret >= 0) || !rb_task_is_wanted(task)) {
+	if (!s || (rb_failed && !rb_has_failed(ret)) || !rb_task_is_wanted(task)) {
 		RB_COUNT(books, filtered);
 		return 0;
 	}
@@ -388,10 +349,10 @@ int rb_open(struct trace_event_raw_sys_exit *ctx)
 		open_with_prefix(books, task, s, &call, ret);
 		return 0;
 	}
-	len = open_fill(&s->record.event, s->record.data, OPEN_FILE_MAX, RB_PATH_MAX, &s->path,
-			books, task, &call, ret);
+	len = open_fill(&s->record.event, s->record.data, RB_FILE_MAX, RB_PATH_MAX, &s->path, books,
+			task, &call, ret);
 	rb_output(books, rb_ring_of_event(), &s->record,
-		  sizeof(s->record.event) + open_bounded(len, OPEN_FILE_MAX + RB_PATH_MAX));
+		  sizeof(s->record.event) + rb_bounded(len, RB_FILE_MAX + RB_PATH_MAX));
 	return 0;
 }
 

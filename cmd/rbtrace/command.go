@@ -3,13 +3,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"os/exec"
-	"os/user"
+	"runtime"
+	"slices"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,6 +21,16 @@ import (
 // awaitName is the argv[0] under which this program waits to become a traced
 // command.
 const awaitName = "rbtrace-await"
+
+// awaits reports whether this process is one that waits to become a command.
+func awaits() bool { return len(os.Args) > 2 && os.Args[0] == awaitName }
+
+func init() {
+	if awaits() {
+		// The main thread is to call exec, so that the command has its pid as its tid.
+		runtime.LockOSThread()
+	}
+}
 
 // await becomes the command in os.Args as soon as a byte arrives on descriptor 3,
 // and goes away when that is closed first. What fails is told on descriptor 4.
@@ -41,9 +53,13 @@ func await() int {
 // command is a COMMAND that is traced.
 type command struct {
 	name   string
+	path   string // that name has been found at
+	as     string // the user who runs it; empty: whoever runs this
 	cmd    *exec.Cmd
 	start  *os.File
 	report *os.File
+	ran    atomic.Bool   // it is the command, and no longer waits to become it
+	told   atomic.Bool   // to end, by a signal
 	done   chan struct{} // closed when the command has ended
 	err    error         // of Wait, once done
 }
@@ -51,30 +67,26 @@ type command struct {
 // credential is that of a user by number or name: with the user's groups, where
 // this machine knows them.
 func credential(name string) (*syscall.Credential, error) {
-	u, err := user.Lookup(name)
+	uid, u, err := lookupUser(name)
 	if err != nil {
-		u, err = user.LookupId(name)
+		return nil, err
 	}
-	if err != nil {
-		id, perr := strconv.ParseUint(name, 10, 32)
-		if perr != nil || id == math.MaxUint32 {
-			return nil, fmt.Errorf("no user %q on this machine (a number works without one)", name)
-		}
-		return &syscall.Credential{Uid: uint32(id), Gid: uint32(id)}, nil
+	if u == nil {
+		return &syscall.Credential{Uid: uid, Gid: uid}, nil
 	}
 	ids, err := u.GroupIds()
 	if err != nil {
 		return nil, fmt.Errorf("looking up the groups of %s: %w", name, err)
 	}
 	var numbers []uint32
-	for _, id := range append([]string{u.Uid, u.Gid}, ids...) {
+	for _, id := range append([]string{u.Gid}, ids...) {
 		n, err := strconv.ParseUint(id, 10, 32)
 		if err != nil {
 			return nil, fmt.Errorf("looking up %s: %w", name, err)
 		}
 		numbers = append(numbers, uint32(n))
 	}
-	return &syscall.Credential{Uid: numbers[0], Gid: numbers[1], Groups: numbers[2:]}, nil
+	return &syscall.Credential{Uid: uid, Gid: numbers[0], Groups: numbers[1:]}, nil
 }
 
 // newCommand starts a process that will become the command, run by user as: empty
@@ -104,7 +116,7 @@ func newCommand(args []string, as string) (*command, error) {
 	}
 	defer reportW.Close()
 	c := &command{
-		name: args[0], start: startW, report: reportR, done: make(chan struct{}),
+		name: args[0], path: path, as: as, start: startW, report: reportR, done: make(chan struct{}),
 		cmd: &exec.Cmd{
 			Path: "/proc/self/exe", Args: append([]string{awaitName, path}, args...),
 			Stdin: os.Stdin, Stdout: os.Stderr, Stderr: os.Stderr,
@@ -114,6 +126,14 @@ func newCommand(args []string, as string) (*command, error) {
 	if err := c.cmd.Start(); err != nil {
 		startW.Close()
 		reportR.Close()
+		switch {
+		case as != "" && errors.Is(err, unix.EPERM):
+			err = fmt.Errorf("%w: --as needs CAP_SETUID and CAP_SETGID: run it as root", unix.EPERM)
+		case as != "" && errors.Is(err, unix.EACCES):
+			self, _ := os.Executable()
+			err = fmt.Errorf("%w: --as runs rbtrace itself as %s first, who may not execute %s: let everybody do it (chmod 755), also in the directories above",
+				unix.EACCES, as, self)
+		}
 		return nil, fmt.Errorf("starting the command: %w", err)
 	}
 	go func() {
@@ -139,20 +159,72 @@ func (c *command) run() error {
 		return fmt.Errorf("starting the command: %w", err)
 	}
 	if len(text) > 0 {
-		return fmt.Errorf("running %s: %s", c.name, text)
+		if c.as != "" {
+			return fmt.Errorf("running %s as %s: %s", c.path, c.as, text)
+		}
+		return fmt.Errorf("running %s: %s", c.path, text)
 	}
+	c.ran.Store(true)
 	return nil
 }
 
-// end makes the command end, unless it has, and says how it ended. told says that
-// the terminal has sent it a signal already.
-func (c *command) end(told bool) string {
-	c.start.Close()
-	grace := time.Duration(0)
-	if told {
-		grace = 500 * time.Millisecond
+// passedOn are the signals that the command gets besides those that end a trace.
+var passedOn = []os.Signal{syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2}
+
+// afterwards is how long a trace goes on after the signal that ends it, for what the
+// command does about it.
+const afterwards = 2 * time.Second
+
+// pass gives a signal that this process got to the command. Where it is one that ends a
+// trace, giveUp is called if the command goes on all the same, or at the second one.
+func (c *command) pass(sig os.Signal, giveUp func()) {
+	guessed := fromTerminal(sig)
+	if !guessed {
+		_ = c.cmd.Process.Signal(sig) // it may have ended just now
 	}
-	if c.endsWithin(grace) {
+	if slices.Contains(passedOn, sig) {
+		return
+	}
+	if c.told.Swap(true) {
+		giveUp()
+		return
+	}
+	time.AfterFunc(afterwards, func() {
+		if !guessed {
+			giveUp()
+			return
+		}
+		// It was for this process alone, or the command takes its time.
+		_ = c.cmd.Process.Signal(sig)
+		time.AfterFunc(afterwards, giveUp)
+	})
+}
+
+// fromTerminal guesses whether a signal is one that the terminal has sent to all processes in
+// its foreground, of which this one is: then the command has it already. Go does not tell who
+// has sent it.
+func fromTerminal(sig os.Signal) bool {
+	if sig != syscall.SIGINT && sig != syscall.SIGQUIT && sig != syscall.SIGHUP {
+		return false
+	}
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return false // there is none
+	}
+	defer tty.Close()
+	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// end makes the command end, unless it has, and says how it ended: nothing where it was
+// not run.
+func (c *command) end() string {
+	c.start.Close()
+	if !c.ran.Load() {
+		<-c.done // by itself, as it waits for more at start
+		return ""
+	}
+	if c.endsWithin(0) {
 		return c.status()
 	}
 	_ = c.cmd.Process.Signal(syscall.SIGTERM) // it may have ended in between

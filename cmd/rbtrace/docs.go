@@ -11,7 +11,7 @@ import (
 )
 
 // newDocs writes the documentation of all commands, which follows from them.
-func newDocs() *cobra.Command {
+func newDocs(s streams) *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
 		Use:     "docs [flags] DIR",
@@ -25,8 +25,9 @@ func newDocs() *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			root := cmd.Root()
+		RunE: func(_ *cobra.Command, args []string) error {
+			root := newRoot(s) // with all commands
+			root.InitDefaultCompletionCmd()
 			root.DisableAutoGenTag = true // it holds the day
 			if info, err := os.Stat(args[0]); err != nil || !info.IsDir() {
 				return fmt.Errorf("%s is no directory", args[0])

@@ -19,6 +19,7 @@ import (
 
 	"github.com/rbtrace/rbtrace/internal/attach"
 	"github.com/rbtrace/rbtrace/internal/consumer"
+	"github.com/rbtrace/rbtrace/internal/container"
 	"github.com/rbtrace/rbtrace/internal/field"
 	"github.com/rbtrace/rbtrace/internal/filter"
 	"github.com/rbtrace/rbtrace/internal/kernel"
@@ -49,6 +50,8 @@ type traceFlags struct {
 	comm       string
 	failed     bool
 	cgroup     string
+	container  string
+	ancestors  bool
 	duration   seconds
 	maxEvents  uint64
 	filter     string
@@ -77,7 +80,7 @@ func (f *traceFlags) register(flags *pflag.FlagSet, tracers ...*tracer.Tracer) {
 	f.params = make(map[string]*string)
 	for _, t := range tracers {
 		for _, p := range t.Params {
-			v := &paramValue{param: &p}
+			v := &paramValue{param: &p, value: p.Default}
 			name, short, usage := p.Name, p.Short, p.Usage
 			if len(tracers) > 1 {
 				name, short, usage = t.Name+"."+p.Name, "", "of "+t.Name+": "+p.Usage
@@ -96,7 +99,9 @@ func (f *traceFlags) register(flags *pflag.FlagSet, tracers ...*tracer.Tracer) {
 		flags.BoolVarP(&f.failed, "failed", "x", false, "show the calls that failed, and only those")
 	}
 	flags.StringVar(&f.cgroup, "cgroup", "", "only the v2 cgroup at `PATH` and those below it; relative to the cgroup mount, or absolute")
+	flags.StringVar(&f.container, "container", "", "only the container of this `NAME` or id (of Docker, Podman, LXC, systemd-nspawn; of others by id), by way of its cgroup")
 	flags.StringVar(&f.filter, "filter", "", "only events for which `EXPR` over their JSON keys holds, as 'ret < 0 && comm startsWith \"ssh\"'; in user space, after the other filters")
+	flags.BoolVar(&f.ancestors, "ancestors", false, "show the processes that the one at hand descends from, also those that are gone: a column, and a key with an array")
 	flags.StringVar(&f.as, "as", "", "run COMMAND as this `USER`, by number or name")
 	flags.VarP(&f.duration, "duration", "d", "end after this `TIME`: seconds, or 500ms, 1m30s")
 	flags.Uint64VarP(&f.maxEvents, "max-events", "c", 0, "end after `N` events")
@@ -110,7 +115,11 @@ func (f *traceFlags) register(flags *pflag.FlagSet, tracers ...*tracer.Tracer) {
 	flags.StringVar(&f.wakeup, "wakeup", "auto", "`WHEN` records wake rbtrace: auto (the kernel decides), every, bytes=SIZE (when so much waits), interval=TIME (never: it looks by itself)")
 	flags.BoolVar(&f.failOnLoss, "fail-on-loss", false, "end at the first event that is lost")
 	flags.Var(&f.stats, "stats", "print rates and the ring's fill to standard error, at this `INTERVAL`")
-	flags.StringVar(&f.hook, "hook", "auto", "`KIND` of hook: auto, tracepoint, fentry or kprobe")
+	hook := "`KIND` of hook: auto, tracepoint, fentry, kprobe or uprobe"
+	if len(tracers) > 1 {
+		hook += "; a tracer without it takes another one, or with " + allTracers + " is left out"
+	}
+	flags.StringVar(&f.hook, "hook", "auto", hook)
 	flags.BoolVar(&f.explain, "explain", false, "say which hooks were tried, which was taken, and why")
 	flags.StringVar(&f.btf, "btf", "", "take the kernel's types from `FILE`, for a kernel without BTF of its own")
 }
@@ -140,10 +149,24 @@ func (p *plan) keep(tracers []*tracer.Tracer) func(int, *wire.Head, []field.Valu
 
 // plan checks the flags for tracers. warn is told what is odd, but no error.
 func (f *traceFlags) plan(tracers []*tracer.Tracer, changed func(string) bool, warn func(string, ...any)) (*plan, error) {
-	p := &plan{attach: attach.Options{Failed: f.failed, KernelBTF: f.btf, Params: make(map[string]string)}}
+	p := &plan{attach: attach.Options{Failed: f.failed, Lineage: f.ancestors, KernelBTF: f.btf, Params: make(map[string]string)}}
+	// A variable of a script that is not set must not mean everything, or root.
+	for name, value := range map[string]string{
+		"as": f.as, "btf": f.btf, "cgroup": f.cgroup, "columns": f.columns, "comm": f.comm, "container": f.container,
+		"uid": f.uid, "write": f.write,
+	} {
+		if value == "" && changed(name) {
+			return nil, usagef("--%s: must not be empty", name)
+		}
+	}
 	var err error
 	if p.format, err = output.ParseFormat(f.format); err != nil {
 		return nil, usagef("--output: %w", err)
+	}
+	for _, name := range []string{"columns", "no-header", "time"} {
+		if p.format == output.FormatJSON && changed(name) {
+			return nil, usagef("--%s: it is for the table: JSON objects have all keys", name)
+		}
 	}
 	if err := f.selectColumns(p, tracers); err != nil {
 		return nil, usagef("--columns: %w", err)
@@ -165,27 +188,63 @@ func (f *traceFlags) plan(tracers []*tracer.Tracer, changed func(string) bool, w
 		return nil, usagef("--wakeup: %w", err)
 	}
 	p.consume.MaxEvents, p.consume.StatsEvery, p.consume.FailOnLoss = f.maxEvents, time.Duration(f.stats), f.failOnLoss
-	for _, t := range tracers {
-		if p.attach.Hook, err = parseHook(f.hook, t, f.failed); err != nil {
-			return nil, usagef("--hook: %w", err)
-		}
-	}
 	for name, value := range f.params {
 		if changed(name) {
 			p.attach.Params[name] = *value
 		}
 	}
-	for _, name := range []string{"pid", "tid", "ppid", "tree", "duration", "max-events", "stats"} {
-		if changed(name) && isZero(f, name) {
+	if !f.replay {
+		if err := checkHere(tracers, p.attach.Params); err != nil {
+			return nil, err
+		}
+	}
+	for name, zero := range map[string]bool{
+		"pid": f.pid == 0, "tid": f.tid == 0, "ppid": f.ppid == 0, "tree": f.tree == 0,
+		"duration": f.duration == 0, "max-events": f.maxEvents == 0, "stats": f.stats == 0,
+	} {
+		if zero && changed(name) {
 			return nil, usagef("--%s: must be more than 0", name)
 		}
 	}
-	if f.btf != "" {
-		if _, err := os.Stat(f.btf); err != nil {
-			return nil, fmt.Errorf("--btf: %w", err)
-		}
+	if err := checkBTF(f.btf); err != nil {
+		return nil, err
 	}
 	return p, f.kernelFilter(&p.attach.Filter, changed, warn)
+}
+
+// checkBTF checks that --btf, where it is given, names a file that can be read without waiting
+// for somebody to write it.
+func checkBTF(file string) error {
+	if file == "" {
+		return nil
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		return fmt.Errorf("--btf: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("--btf: %s is no regular file", file)
+	}
+	return nil
+}
+
+// checkHere returns an error where a tracer's own flag names what this machine does not have.
+func checkHere(tracers []*tracer.Tracer, params map[string]string) error {
+	for _, t := range tracers {
+		for _, p := range t.Params {
+			if p.Text == nil || p.Text.Here == nil {
+				continue
+			}
+			for _, name := range []string{p.Name, t.Name + "." + p.Name} {
+				if text, ok := params[name]; ok {
+					if err := p.Text.Here(text); err != nil {
+						return usagef("--%s: %w", name, err)
+					}
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // selectColumns chooses the columns of the table.
@@ -198,14 +257,14 @@ func (f *traceFlags) selectColumns(p *plan, tracers []*tracer.Tracer) (err error
 		if f.mixed || len(tracers) > 1 { // then these are the details
 			spec = ""
 		}
-		columns, err := t.Schema.Select(defaults, spec)
+		columns, err := t.Schema().Select(defaults, spec)
 		if err != nil {
 			return err
 		}
 		p.columns = append(p.columns, columns)
 	}
 	if f.mixed || len(tracers) > 1 {
-		p.mixed, err = output.MixedSchema().Select(output.MixedColumns(), f.columns)
+		p.mixed, err = output.MixedSchema(f.ancestors).Select(output.MixedColumns(f.ancestors), f.columns)
 	}
 	return err
 }
@@ -259,41 +318,26 @@ func parseTopology(text string) (t attach.Topology, n uint32, err error) {
 	return 0, 0, fmt.Errorf("unknown topology %q: want shared, percpu, hash:N (such as hash:4) or cgroup", text)
 }
 
-func isZero(f *traceFlags, name string) bool {
-	switch name {
-	case "pid":
-		return f.pid == 0
-	case "tid":
-		return f.tid == 0
-	case "ppid":
-		return f.ppid == 0
-	case "tree":
-		return f.tree == 0
-	case "duration":
-		return f.duration == 0
-	case "max-events":
-		return f.maxEvents == 0
-	}
-	return f.stats == 0
-}
-
 // kernelFilter checks the filters that work in the kernel.
 func (f *traceFlags) kernelFilter(filter *attach.Filter, changed func(string) bool, warn func(string, ...any)) error {
 	filter.PID, filter.TID, filter.PPID, filter.Comm = f.pid, f.tid, f.ppid, f.comm
-	filter.Follow = f.tree != 0
+	filter.Follow, filter.Tree = f.tree != 0, f.tree
 	for name, pid := range map[string]uint32{"pid": f.pid, "tid": f.tid, "ppid": f.ppid, "tree": f.tree} {
 		if pid > math.MaxInt32 {
 			return usagef("--%s: no process has the id %d", name, pid)
 		}
-		if pid != 0 && !f.replay && errors.Is(unix.Kill(int(pid), 0), unix.ESRCH) {
-			if name == "tree" {
-				return fmt.Errorf("--tree: there is no process %d", pid)
-			}
-			warn("--%s: there is no process %d now: waiting for one", name, pid)
+		if pid == 0 || f.replay {
+			continue
+		}
+		if errors.Is(unix.Kill(int(pid), 0), unix.ESRCH) {
+			return fmt.Errorf("--%s: there is no process %d", name, pid)
+		}
+		if name != "tid" && isThread(pid) {
+			return threadError(name, pid)
 		}
 	}
 	if changed("uid") {
-		uid, err := lookupUser(f.uid)
+		uid, _, err := lookupUser(f.uid)
 		if err != nil {
 			return usagef("--uid: %w", err)
 		}
@@ -301,13 +345,13 @@ func (f *traceFlags) kernelFilter(filter *attach.Filter, changed func(string) bo
 	}
 	if changed("comm") {
 		const longest = 15 // TASK_COMM_LEN and its NUL
-		if f.comm == "" || strings.ContainsRune(f.comm, 0) {
-			return usagef("--comm: a name is needed")
-		}
 		if len(f.comm) > longest {
 			filter.Comm = f.comm[:longest]
 			warn("--comm: the kernel keeps %d bytes of a name: looking for %q", longest, filter.Comm)
 		}
+	}
+	if changed("cgroup") && changed("container") {
+		return usagef("--container: a container is a cgroup, so --cgroup would be another one")
 	}
 	if changed("cgroup") {
 		dir, err := cgroupDir(f.cgroup)
@@ -316,19 +360,46 @@ func (f *traceFlags) kernelFilter(filter *attach.Filter, changed func(string) bo
 		}
 		filter.Cgroup = dir
 	}
+	if changed("container") {
+		mount, err := kernel.CgroupMount()
+		if err != nil {
+			return fmt.Errorf("--container: %w", err)
+		}
+		if filter.Cgroup, err = container.NewFinder(mount).Cgroup(f.container); err != nil {
+			return fmt.Errorf("--container: %w", err)
+		}
+	}
 	return nil
 }
 
-func lookupUser(name string) (uint32, error) {
-	if uid, err := strconv.ParseUint(name, 10, 32); err == nil && uid != math.MaxUint32 {
-		return uint32(uid), nil
+// isThread reports whether id is that of a thread, and of no process.
+func isThread(id uint32) bool {
+	return errors.Is(unix.Tgkill(int(id), int(id), 0), unix.ESRCH)
+}
+
+// threadError says what to give instead of the id of a thread.
+func threadError(flag string, id uint32) error {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", id))
+	_, after, _ := strings.Cut(string(status), "\nTgid:")
+	process, err := strconv.ParseUint(strings.TrimSpace(strings.SplitN(after, "\n", 2)[0]), 10, 32)
+	if err != nil { // /proc is not there
+		return fmt.Errorf("--%s: %d is a thread and no process: --tid takes it", flag, id)
 	}
-	u, err := user.Lookup(name)
-	if err != nil {
-		return 0, fmt.Errorf("no user %q on this machine (a number works without one)", name)
+	return fmt.Errorf("--%s: %d is a thread of process %d: take --tid %d or --%s %d", flag, id, process, id, flag, process)
+}
+
+// lookupUser finds a user by number or name. u is nil where this machine does not know
+// the number.
+func lookupUser(name string) (uid uint32, u *user.User, err error) {
+	if id, err := strconv.ParseUint(name, 10, 32); err == nil && id != math.MaxUint32 {
+		u, _ := user.LookupId(name)
+		return uint32(id), u, nil
 	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	return uint32(uid), err
+	if u, err = user.Lookup(name); err != nil {
+		return 0, nil, fmt.Errorf("no user %q on this machine (a number works without one)", name)
+	}
+	id, err := strconv.ParseUint(u.Uid, 10, 32)
+	return uint32(id), u, err
 }
 
 // cgroupDir returns the directory of a cgroup of the unified hierarchy. path is
@@ -389,25 +460,20 @@ func parseWakeup(text string, p *plan) error {
 	return nil
 }
 
-// parseHook returns the kind of that name, which t must have: empty for auto.
-func parseHook(name string, t *tracer.Tracer, failed bool) (tracer.HookKind, error) {
-	if name == "auto" {
-		return "", nil
-	}
-	kind := tracer.HookKind(name)
-	if !slices.Contains(tracer.Kinds(), kind) {
-		return "", fmt.Errorf("unknown kind %q: want auto, tracepoint, fentry or kprobe", name)
-	}
-	var has []string
+// hooksOf returns what hooks t has, for failures or not: those of that kind alone, and in
+// words the kinds of all.
+func hooksOf(t *tracer.Tracer, kind tracer.HookKind, failed bool) (hooks []tracer.Hook, all string) {
+	var kinds []string
 	for _, h := range t.Hooks {
-		if h.Failed == failed {
-			has = append(has, string(h.Kind))
+		if h.Failed != failed {
+			continue
+		}
+		kinds = append(kinds, string(h.Kind))
+		if h.Kind == kind {
+			hooks = append(hooks, h)
 		}
 	}
-	if !slices.Contains(has, name) {
-		return "", fmt.Errorf("%s has no %s hook: it has %s", t.Name, name, strings.Join(has, " and "))
-	}
-	return kind, nil
+	return hooks, strings.Join(kinds, " and ")
 }
 
 // parseRingSize reads a size and checks that a ring can have it.

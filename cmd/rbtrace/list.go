@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rbtrace/rbtrace/internal/attach"
+	"github.com/rbtrace/rbtrace/internal/field"
+	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/output"
 	"github.com/rbtrace/rbtrace/internal/probes"
 	"github.com/rbtrace/rbtrace/internal/tracer"
@@ -36,10 +38,20 @@ func newList(s streams) *cobra.Command {
 it cannot run. To find out, each is attached for a moment.`,
 		Example: "  rbtrace list\n  rbtrace list -o json | jq -r 'select(.hook == \"\") | .name'",
 		Args:    noArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, err := output.ParseFormat(format)
 			if err != nil {
 				return usagef("--output: %w", err)
+			}
+			if cmd.Flags().Changed("btf") && btf == "" {
+				return usagef("--btf: must not be empty")
+			}
+			if err := checkBTF(btf); err != nil {
+				return err
+			}
+			// Without them each tracer would fail, and the kernel is not why.
+			if err := kernel.CheckCapabilities(); err != nil {
+				return err
 			}
 			rows := make([]listed, 0, len(probes.All()))
 			for _, t := range probes.All() {
@@ -72,7 +84,7 @@ it cannot run. To find out, each is attached for a moment.`,
 				return err
 			}
 			for _, e := range errs {
-				if _, err := s.Out.WriteString("\n" + e + "\n"); err != nil {
+				if _, err := s.Out.Write(field.AppendLinesEscaped(nil, []byte("\n"+e+"\n"))); err != nil {
 					return err
 				}
 			}

@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"github.com/rbtrace/rbtrace/internal/field"
 )
 
 // The exit statuses.
@@ -27,6 +29,13 @@ type streams struct {
 	Err io.Writer // everything else
 }
 
+// warn writes a line of text about the run itself. Names in it may be anybody's: a terminal
+// obeys none of them.
+func (s streams) warn(format string, args ...any) {
+	text := fmt.Appendf(nil, "rbtrace: "+format+"\n", args...)
+	_, _ = s.Err.Write(field.AppendLinesEscaped(nil, text)) // there is no other place to tell of it
+}
+
 // usageError is a mistake in the command line.
 type usageError struct{ error }
 
@@ -42,11 +51,11 @@ func main() { os.Exit(run()) }
 
 // run is main, but for the exit: tests call it.
 func run() int {
-	if os.Args[0] == awaitName {
+	if awaits() {
 		return await()
 	}
 	s := streams{Out: os.Stdout, Err: os.Stderr}
-	root := newRoot(s)
+	root := newRoot(s, os.Args[1:]...)
 	cmd, err := root.ExecuteC()
 	switch {
 	case err == nil:
@@ -56,7 +65,7 @@ func run() int {
 	case errors.Is(err, errUnwell):
 		return exitUnwell
 	}
-	fmt.Fprintf(s.Err, "rbtrace: %s\n", strings.TrimSpace(err.Error()))
+	s.warn("%s", strings.TrimSpace(err.Error()))
 	if _, ok := errors.AsType[usageError](err); ok {
 		fmt.Fprintf(s.Err, "Run '%s --help' for usage.\n", cmd.CommandPath())
 		return exitUsage

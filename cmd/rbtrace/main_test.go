@@ -8,26 +8,53 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/rbtrace/rbtrace/internal/bpftest"
+	"github.com/rbtrace/rbtrace/internal/bpftest/nettest"
 	"github.com/rbtrace/rbtrace/internal/kernel"
 )
 
 func TestMain(m *testing.M) {
-	if os.Args[0] == awaitName { // the test binary traced a command
+	if awaits() { // the test binary traced a command
 		os.Exit(await())
 	}
-	testscript.Main(m, map[string]func(){
+	testscript.Main(tests{m}, map[string]func(){
 		"rbtrace": func() { os.Exit(run()) },
 		"spawn":   spawn,
+		"sockets": nettest.Main,
 	})
+}
+
+// Somebody may call the program as it calls itself.
+func TestAwaits(t *testing.T) {
+	defer func(args []string) { os.Args = args }(os.Args)
+	for want, args := range map[bool][]string{true: {awaitName, "/bin/true", "true"}, false: {awaitName}} {
+		if os.Args = args; awaits() != want {
+			t.Errorf("%q waits: %v", args, !want)
+		}
+	}
+}
+
+// tests are those of this package. What they start does not ignore signals that this process
+// was started to ignore: rbtrace would, too.
+type tests struct{ *testing.M }
+
+func (t tests) Run() int {
+	for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig) // which children do not inherit
+		}
+	}
+	return t.M.Run()
 }
 
 // spawn starts a program many times: spawn N COMMAND [ARG...] gives it one more
@@ -70,10 +97,20 @@ func TestScripts(t *testing.T) {
 				_, err := kernel.CgroupMount()
 				return err == nil, nil
 			}
+			if name, ok := strings.CutPrefix(name, "tracepoint:"); ok { // does the kernel have it?
+				events, err := kernel.Tracefs()
+				if err != nil {
+					return false, err
+				}
+				defer events.Close()
+				_, err = kernel.TracepointID(events, name)
+				return err == nil, nil
+			}
 			return false, fmt.Errorf("unknown condition %q", name)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"json": jsonCount,
+			"json":      jsonCount,
+			"samecalls": sameCalls,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv(bpftest.RequireEnv, os.Getenv(bpftest.RequireEnv))

@@ -189,10 +189,6 @@ type alarm struct {
 	rung     map[ebpf.MapID]bool // rings that have been told of
 }
 
-func (r *queryRun) warn(format string, args ...any) {
-	fmt.Fprintf(r.Err, "rbtrace: "+format+"\n", args...)
-}
-
 func (r *queryRun) run(ctx context.Context) (err error) {
 	source, err := r.parse()
 	if err != nil {

@@ -127,9 +127,9 @@ func (p *peeked) decode(tracers map[uint16]*tracer.Tracer) {
 	if err := d.Decode(data, kernel.WallOffset()); err != nil {
 		return
 	}
-	p.as, p.keys, p.values = t.Name, t.Schema.Keys(), d.Event
+	p.as, p.keys, p.values = t.Name, t.Schema().Keys(), d.Event
 	for _, key := range t.Columns {
-		p.cells = append(p.cells, t.Schema.Index(key))
+		p.cells = append(p.cells, t.Schema().Index(key))
 	}
 }
 

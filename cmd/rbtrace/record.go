@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/rbtrace/rbtrace/internal/attach"
@@ -18,6 +21,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/consumer"
 	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/output"
+	"github.com/rbtrace/rbtrace/internal/tracer"
 )
 
 // recordEvery is how often what was gathered is written to a file: what a crash
@@ -26,15 +30,17 @@ const recordEvery = time.Second
 
 // checkWrite checks --write, and what goes with it.
 func (r *traceRun) checkWrite(p *plan) error {
-	if !r.changed("write") {
-		return nil
-	}
-	if r.flags.write == "" {
-		return usagef("--write: want a file, or - for standard output")
-	}
 	for _, name := range []string{"output", "columns", "no-header", "time", "filter"} {
 		if r.changed(name) {
 			return usagef("--%s: nothing is printed while --write records: give it to rbtrace replay", name)
+		}
+	}
+	if r.flags.ancestors {
+		return usagef("--ancestors: they are found while events are shown, and a recording has no place for them")
+	}
+	for name := range r.flags.params {
+		if (name == tracer.StackParam || strings.HasSuffix(name, "."+tracer.StackParam)) && r.changed(name) {
+			return usagef("--%s: functions get their names while events are shown, and a recording has no place for them", name)
 		}
 	}
 	p.consume.Hold = recordEvery
@@ -50,15 +56,55 @@ func (r *traceRun) checkWrite(p *plan) error {
 	return nil
 }
 
+// openWrite opens what --write names before anything is attached. What a file holds stays
+// there until the recording begins. nil: nothing is to be recorded.
+func (r *traceRun) openWrite(p *plan) (*recorder, error) {
+	if !r.changed("write") {
+		return nil, nil
+	}
+	if err := r.checkWrite(p); err != nil {
+		return nil, err
+	}
+	rec := &recorder{name: "standard output", notice: r.noteLoss}
+	if r.flags.write == "-" {
+		return rec, nil
+	}
+	rec.name = r.flags.write
+	_, err := os.Lstat(rec.name)
+	rec.created = errors.Is(err, fs.ErrNotExist)
+	// Arguments of other people's programs are nobody else's business. A FIFO that nobody
+	// reads is no reason to wait.
+	rec.file, err = os.OpenFile(rec.name, os.O_WRONLY|os.O_CREATE|unix.O_NONBLOCK, 0o600)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return nil, fmt.Errorf("--write: nobody reads from %s: %w", rec.name, unix.ENXIO)
+	case err != nil:
+		return nil, fmt.Errorf("--write: %w", err)
+	}
+	return rec, nil
+}
+
 // writesOut reports whether events or records go to standard output.
 func (r *traceRun) writesOut() bool { return r.flags.write == "" || r.flags.write == "-" }
 
 // recorder is the sink of --write.
 type recorder struct {
 	*capture.Writer
-	name   string
-	file   *os.File // nil: standard output
-	notice func(output.Loss)
+	name    string
+	file    *os.File // nil: standard output
+	created bool     // the file was not there before
+	notice  func(output.Loss)
+}
+
+// abandon closes the file where no recording has begun, and leaves nothing of it behind.
+func (r *recorder) abandon() {
+	if r == nil || r.file == nil || r.Writer != nil {
+		return
+	}
+	r.file.Close()
+	if r.created {
+		os.Remove(r.name)
+	}
 }
 
 // Event implements output.Sink. A recorder is a RawSink and gets no events.
@@ -85,22 +131,21 @@ func (r *recorder) Lost(l output.Loss) error {
 	return nil
 }
 
-// open begins to record, or to print.
-func (r *traceRun) open(p *plan, events *consumer.Consumer, session *attach.Session) (output.Sink, error) {
-	if r.flags.write == "" {
+// open begins to record, with rec, or to print, where that is nil.
+func (r *traceRun) open(p *plan, events *consumer.Consumer, session *attach.Session, rec *recorder) (output.Sink, error) {
+	if rec == nil {
 		return r.sink(p, events)
 	}
 	meta, err := newMeta(r.flags.failed, session.Tracers)
 	if err != nil {
 		return nil, err
 	}
-	rec := &recorder{name: "standard output", notice: r.noteLoss}
 	var w io.Writer = struct{ io.Writer }{r.Out} // not ours to shorten
-	if r.flags.write != "-" {
-		rec.name = r.flags.write
-		// Arguments of other people's programs are nobody else's business.
-		if rec.file, err = os.OpenFile(rec.name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
-			return nil, fmt.Errorf("--write: %w", err)
+	if rec.file != nil {
+		if info, err := rec.file.Stat(); err == nil && info.Mode().IsRegular() {
+			if err := rec.file.Truncate(0); err != nil {
+				return nil, fmt.Errorf("--write: %w", err)
+			}
 		}
 		w = rec.file
 	}

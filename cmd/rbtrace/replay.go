@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -126,9 +124,8 @@ func (r *replayRun) run(ctx context.Context) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	defer watchSignals(end)()
-	// A second signal ends it at once. The first one leaves a recording that comes
-	// through a pipe to end by itself, as Ctrl-C has ended whoever makes it, too.
-	defer context.AfterFunc(ctx, func() { signal.Reset(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP) })()
+	// A signal leaves a recording that comes through a pipe to end by itself, as Ctrl-C has
+	// ended whoever makes it, too.
 	if in == os.Stdin {
 		ctx = context.WithoutCancel(ctx)
 	}
@@ -224,7 +221,7 @@ func (r *replayRun) keep(plan *plan) func(int, *wire.Head, []field.Value) bool {
 	for i, t := range r.tracers {
 		for _, p := range t.Params {
 			if v, ok := plan.attach.Params[p.Name]; ok {
-				matches[i] = append(matches[i], match{&p, t.Schema.Index(p.Column), v})
+				matches[i] = append(matches[i], match{&p, t.Schema().Index(p.Column), v})
 				filters = true
 			}
 		}
@@ -234,9 +231,10 @@ func (r *replayRun) keep(plan *plan) func(int, *wire.Head, []field.Value) bool {
 		return expression
 	}
 	return func(i int, h *wire.Head, event []field.Value) bool {
-		comm := field.Comm(h.Comm)
-		if f.PID != 0 && h.Pid != f.PID || f.TID != 0 && h.Tid != f.TID || f.PPID != 0 && h.Ppid != f.PPID ||
-			f.UID != nil && h.Uid != *f.UID || f.Comm != "" && string(comm.Bytes()) != f.Comm {
+		who := &h.Who
+		comm := field.Comm(who.Comm)
+		if f.PID != 0 && who.Pid != f.PID || f.TID != 0 && who.Tid != f.TID || f.PPID != 0 && who.Ppid != f.PPID ||
+			f.UID != nil && who.Uid != *f.UID || f.Comm != "" && string(comm.Bytes()) != f.Comm {
 			return false
 		}
 		for _, m := range matches[i] {

@@ -3,12 +3,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/probes"
@@ -18,7 +22,11 @@ import (
 // version is set by the linker.
 var version = "devel"
 
-func newRoot(s streams) *cobra.Command {
+// newRoot returns the program's command. Where args begin with the name of one of its
+// commands, that is the only one that is made: each has dozens of flags, and who traces
+// does not want to wait for those of all others.
+func newRoot(s streams, args ...string) *cobra.Command {
+	var version bool
 	root := &cobra.Command{
 		Use:   "rbtrace",
 		Short: "Show what happens on a Linux machine, event by event",
@@ -35,39 +43,73 @@ error, 3 events were lost, 4 a ring buffer is in a state that query was told to 
 			{Args: "list", What: "the tracers, and what this kernel takes"},
 			{Args: "query", What: "the ring buffers of this machine"},
 		}),
-		Args: func(_ *cobra.Command, args []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("unknown command %q", args[0])
+				return usagef("unknown command %q%s", args[0], suggest(cmd, args[0]))
 			}
 			return nil
 		},
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if version {
+				return printVersion(s)
+			}
+			return cmd.Help()
+		},
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.Flags().BoolVar(&version, "version", false, "print the version, as the command of that name does")
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.SuggestionsMinimumDistance = 2
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	const tracers, others = "tracers", "others"
 	root.AddGroup(&cobra.Group{ID: tracers, Title: "Tracers:"}, &cobra.Group{ID: others, Title: "Other commands:"})
 	root.SetHelpCommandGroupID(others)
 	root.SetCompletionCommandGroupID(others)
+	type entry struct {
+		name, group string
+		make        func(streams) *cobra.Command
+	}
+	var entries []entry
 	for _, t := range probes.All() {
-		cmd := newTracer(s, t)
-		cmd.GroupID = tracers
+		entries = append(entries, entry{t.Name, tracers, func(s streams) *cobra.Command { return newTracer(s, t) }})
+	}
+	entries = append(entries, entry{"trace", tracers, newTrace}, entry{"list", others, newList}, entry{"query", others, newQuery},
+		entry{"replay", others, newReplay}, entry{"bench", others, newBench}, entry{"version", others, newVersion}, entry{"docs", "", newDocs})
+	if len(args) > 0 {
+		if i := slices.IndexFunc(entries, func(e entry) bool { return e.name == args[0] }); i >= 0 {
+			entries = entries[i : i+1]
+		}
+	}
+	for _, e := range entries {
+		cmd := e.make(s)
+		cmd.GroupID = e.group
 		root.AddCommand(cmd)
 	}
-	several := newTrace(s)
-	several.GroupID = tracers
-	root.AddCommand(several)
-	for _, cmd := range []*cobra.Command{newList(s), newQuery(s), newReplay(s), newBench(s), newVersion(s)} {
-		cmd.GroupID = others
-		root.AddCommand(cmd)
-	}
-	root.AddCommand(newDocs())
 	return root
+}
+
+// flagError says in words what strconv says of the value of a flag.
+func flagError(err error) error {
+	number, ok := errors.AsType[*strconv.NumError](err)
+	if !ok {
+		return err
+	}
+	want := "a whole number"
+	switch {
+	case number.Func == "ParseUint" && errors.Is(number, strconv.ErrSyntax):
+		want = "a positive whole number"
+	case number.Func == "ParseBool":
+		want = "true or false"
+	case errors.Is(number, strconv.ErrRange):
+		want = "a smaller number"
+	}
+	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return fmt.Errorf("%q: want %s", number.Num, want)
+	}
+	return fmt.Errorf("--%s: %q: want %s", invalid.GetFlag().Name, number.Num, want)
 }
 
 // examples lays out examples for cobra's help and docs.
@@ -109,10 +151,12 @@ func newVersion(s streams) *cobra.Command {
 		Long:    "Prints the version of rbtrace, of the Go release that built it, and of the running kernel.",
 		Example: "  rbtrace version",
 		Args:    noArgs,
-		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(s.Out, "rbtrace %s (%s, %s/%s), Linux %s\n",
-				buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH, kernel.Release())
-			return err
-		},
+		RunE:    func(*cobra.Command, []string) error { return printVersion(s) },
 	}
+}
+
+func printVersion(s streams) error {
+	_, err := fmt.Fprintf(s.Out, "rbtrace %s (%s, %s/%s), Linux %s\n",
+		buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH, kernel.Release())
+	return err
 }

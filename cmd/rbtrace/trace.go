@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/output"
 	"github.com/rbtrace/rbtrace/internal/probes"
 	"github.com/rbtrace/rbtrace/internal/tracer"
+	"github.com/rbtrace/rbtrace/internal/wire"
 )
 
 // newTracer derives the command of a tracer from its declaration.
@@ -32,7 +34,7 @@ func newTracer(s streams, t *tracer.Tracer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:                   t.Name + " [flags] [-- COMMAND [ARG...]]",
 		Short:                 t.Short,
-		Long:                  t.Long + "\n\n" + columnsHelp(t.Schema) + "\n\n" + traceHelp,
+		Long:                  t.Long + uprobesHelp(t) + costlyHelp(t) + "\n\n" + columnsHelp(t.Schema()) + "\n\n" + traceHelp,
 		Example:               examples(t.Examples),
 		DisableFlagsInUseLine: true,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -48,7 +50,7 @@ func newTracer(s streams, t *tracer.Tracer) *cobra.Command {
 		},
 	}
 	flags.register(cmd.Flags(), t)
-	completeTraceFlags(cmd, t.Schema)
+	completeTraceFlags(cmd, t.Schema())
 	return cmd
 }
 
@@ -69,7 +71,7 @@ The table has the columns that all tracers share, and the others as details; the
 objects are those of each tracer, which "type" tells. A tracer's own flags have its name in
 front.
 
-` + columnsHelp(output.MixedSchema()) + "\n\n" + traceHelp,
+` + columnsHelp(output.MixedSchema(false)) + "\n\n" + traceHelp,
 		Example: examples([]tracer.Example{
 			{Args: "trace exec,open -- make", What: "what a build starts and reads"},
 			{Args: "trace all -p 4711 -o json | jq .type", What: "all that is known of a process"},
@@ -87,7 +89,10 @@ front.
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			run := &traceRun{streams: s, flags: &flags, command: args[1:], changed: cmd.Flags().Changed}
-			if args[0] == allTracers {
+			if slices.Contains(strings.Split(args[0], ","), allTracers) {
+				if args[0] != allTracers {
+					return usagef("%s are all tracers: name no others with it", allTracers)
+				}
 				run.tracers, run.skip = all, true
 				return run.run(cmd.Context())
 			}
@@ -110,7 +115,7 @@ front.
 		},
 	}
 	flags.register(cmd.Flags(), all...)
-	completeTraceFlags(cmd, output.MixedSchema())
+	completeTraceFlags(cmd, output.MixedSchema(false))
 	return cmd
 }
 
@@ -121,13 +126,22 @@ func tracerNames(tracers []*tracer.Tracer) (names []string) {
 	return names
 }
 
+// tracersOnly returns a command that has nothing but one of the name of each tracer.
+func tracersOnly(tracers []*tracer.Tracer) *cobra.Command {
+	parent := new(cobra.Command)
+	for _, t := range tracers {
+		parent.AddCommand(&cobra.Command{Use: t.Name, Run: func(*cobra.Command, []string) {}})
+	}
+	return parent
+}
+
 // findTracers returns those that a list separated by commas names.
 func findTracers(all []*tracer.Tracer, list string) ([]*tracer.Tracer, error) {
 	var found []*tracer.Tracer
 	for name := range strings.SplitSeq(list, ",") {
 		i := slices.IndexFunc(all, func(t *tracer.Tracer) bool { return t.Name == name })
 		if i < 0 {
-			return nil, usagef("there is no tracer %q%s: the tracers are %s", name, suggest(tracerNames(all), name), strings.Join(tracerNames(all), ", "))
+			return nil, usagef("there is no tracer %q%s: the tracers are %s", name, suggest(tracersOnly(all), name), strings.Join(tracerNames(all), ", "))
 		}
 		if slices.Contains(found, all[i]) {
 			return nil, usagef("the tracer %s is named twice", name)
@@ -137,13 +151,13 @@ func findTracers(all []*tracer.Tracer, list string) ([]*tracer.Tracer, error) {
 	return found, nil
 }
 
-// suggest returns a question for the name that a wrong one may stand for.
-func suggest(names []string, wrong string) string {
-	c := &cobra.Command{SuggestionsMinimumDistance: 2}
-	for _, name := range names {
-		c.AddCommand(&cobra.Command{Use: name, Run: func(*cobra.Command, []string) {}})
+// suggest returns a question for the command that a wrong name may stand for.
+func suggest(parent *cobra.Command, wrong string) string {
+	parent.SuggestionsMinimumDistance = 2
+	if wrong == "" { // which every name begins with
+		return ""
 	}
-	if s := c.SuggestionsFor(wrong); len(s) > 0 {
+	if s := parent.SuggestionsFor(wrong); len(s) > 0 {
 		return fmt.Sprintf(" (did you mean %s?)", s[0])
 	}
 	return ""
@@ -168,7 +182,7 @@ func completeTraceFlags(cmd *cobra.Command, schema tracer.Schema) {
 		"time":     complete(field.TimeModes()...),
 		"wakeup":   complete("auto", "every", "bytes=64K", "interval=10ms"),
 		"topology": complete("shared", "percpu", "hash:4", "cgroup"),
-		"hook":     complete("auto", "tracepoint", "fentry", "kprobe"),
+		"hook":     complete("auto", "tracepoint", "fentry", "kprobe", "uprobe"),
 		"columns":  complete(schema.Keys()...),
 	} {
 		if err := cmd.RegisterFlagCompletionFunc(name, f); err != nil {
@@ -178,13 +192,37 @@ func completeTraceFlags(cmd *cobra.Command, schema tracer.Schema) {
 }
 
 const traceHelp = `With COMMAND only it and its descendants are traced, from their first instruction
-on, until it ends. Its standard output goes to standard error. It is told to end
-(SIGTERM) when tracing ends before it.
+on, until it ends. Its standard output goes to standard error. It gets the signals that rbtrace
+gets (SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2), and is told to end (SIGTERM) when
+tracing ends before it.
 
 All filters but --filter work in the kernel: what they drop costs nothing more. --filter is
 an expression of the language Expr over the JSON keys, in which an event has zero or
 empty values for keys of other tracers, and "type" is the tracer's name; where it cannot be
 evaluated it does not hold.`
+
+// uprobesHelp says where functions of user space are looked for.
+func uprobesHelp(t *tracer.Tracer) string {
+	if !slices.ContainsFunc(t.Hooks, func(h tracer.Hook) bool { return h.Kind == tracer.Uprobe }) {
+		return ""
+	}
+	return `
+
+Files are looked for on this machine; with --pid, --tid, --tree, --cgroup or --container where
+those processes have them, in containers too, as they are when tracing begins. Nothing is seen of
+what gets another root later (a COMMAND that calls chroot or starts a container): give its file
+with --lib. --explain says what was taken.`
+}
+
+// costlyHelp warns of a tracer that costs much.
+func costlyHelp(t *tracer.Tracer) string {
+	if !t.Costly {
+		return ""
+	}
+	return `
+
+This tracer can cost a busy machine much. It says so when it falls behind.`
+}
 
 func columnsHelp(schema tracer.Schema) string {
 	var b strings.Builder
@@ -205,10 +243,6 @@ type traceRun struct {
 	changed func(flag string) bool
 }
 
-func (r *traceRun) warn(format string, args ...any) {
-	fmt.Fprintf(r.Err, "rbtrace: "+format+"\n", args...)
-}
-
 // Reasons for a trace to end, beside errors.
 var (
 	errDuration = errors.New("the time is up")
@@ -221,49 +255,103 @@ type signalError struct{ os.Signal }
 
 func (e signalError) Error() string { return e.String() }
 
+// addStacks gives the tracers whose --stack is set the columns for it. It returns the kinds that any
+// of them shows.
+func (r *traceRun) addStacks(name func(b []byte, kind tracer.StackKind, who *wire.Who, addresses []uint64) []byte) (all tracer.StackKind) {
+	r.tracers = slices.Clone(r.tracers)
+	for i, t := range r.tracers {
+		for _, flag := range []string{tracer.StackParam, t.Name + "." + tracer.StackParam} {
+			if value, ok := r.flags.params[flag]; ok && r.changed(flag) && *value != "" {
+				kinds := tracer.StackKindOf(*value)
+				r.tracers[i] = r.tracers[i].WithStacks(kinds, name)
+				all |= kinds
+			}
+		}
+	}
+	return all
+}
+
 func (r *traceRun) run(ctx context.Context) (err error) {
+	if err := r.checkNames(); err != nil {
+		return err
+	}
 	if r.flags.failed {
 		if err := r.checkFailed(); err != nil {
 			return err
 		}
 	}
+	if r.changed("hook") {
+		if err := r.selectHooks(); err != nil {
+			return usagef("--hook: %w", err)
+		}
+	}
+	var session *attach.Session
+	var stacks *attach.Stacks
+	if r.flags.ancestors {
+		r.tracers = slices.Clone(r.tracers)
+		for i, t := range r.tracers {
+			r.tracers[i] = t.WithAncestors(func(list []field.Ancestor, who *wire.Who) []field.Ancestor {
+				return session.Lineage().Ancestors(list, who)
+			})
+		}
+	}
+	kinds := r.addStacks(func(b []byte, kind tracer.StackKind, who *wire.Who, addresses []uint64) []byte {
+		return stacks.Append(b, kind, who, addresses)
+	})
 	p, err := r.flags.plan(r.tracers, r.changed, r.warn)
 	if err != nil {
 		return err
 	}
-	if err := r.checkWrite(p); err != nil {
+	rec, err := r.openWrite(p)
+	if err != nil {
 		return err
 	}
+	defer rec.abandon()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	defer watchSignals(end)()
 
 	var c *command
-	if len(r.command) == 0 && r.changed("as") {
+	endCommand := func() {}
+	if len(r.command) == 0 && r.flags.as != "" {
 		return usagef("--as: there is no COMMAND to run")
 	}
 	if len(r.command) > 0 {
-		if r.flags.tree != 0 {
-			return usagef("--tree: with COMMAND only it and its descendants are traced")
+		for _, name := range []string{"pid", "tid", "ppid", "tree"} {
+			if r.changed(name) {
+				return usagef("--%s: with COMMAND only it and its descendants are traced", name)
+			}
 		}
 		if c, err = newCommand(r.command, r.flags.as); err != nil {
 			return err
 		}
 		p.attach.Filter.Follow = true
-		defer func() {
-			var by signalError
-			told := errors.As(context.Cause(ctx), &by)
-			r.warn("%s: %s", c.name, c.end(told))
-		}()
+		endCommand = sync.OnceFunc(func() {
+			if how := c.end(); how != "" {
+				r.warn("%s: %s", c.name, how)
+			}
+		})
+		defer endCommand()
 	}
+	defer r.watchSignals(end, c)()
 	p.attach.SkipHookless = r.skip
-	session, err := attach.Open(r.tracers, p.attach)
+	session, err = attach.Open(r.tracers, p.attach)
 	if err != nil {
 		return err
 	}
 	defer session.Close()
+	// The programs' own names are among those of the kernel now.
+	if kinds != 0 {
+		if stacks, err = attach.NewStacks(kinds); err != nil {
+			return fmt.Errorf("--%s: %w", tracer.StackParam, err)
+		}
+	}
 	for _, skipped := range session.Skipped {
 		r.leaveOut(skipped, p)
+	}
+	for _, l := range session.Tracers {
+		if len(l.Blind) > 0 && !r.flags.explain {
+			r.warn("%s: some of the processes have no file that can be traced: --explain says which", l.Tracer.Name)
+		}
 	}
 	if r.flags.explain {
 		r.explain(session)
@@ -271,6 +359,7 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 	var stats *statsPrinter
 	p.consume.Stats = func() { stats.print() }
 	p.consume.Keep = p.keep(r.tracers)
+	p.consume.Behind = r.tellBehind
 	events, err := consumer.New(session.Rings(), r.tracers, p.columns, p.style, p.consume)
 	if err != nil {
 		return err
@@ -278,7 +367,7 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, events.Close()) }()
 	session.WatchCgroups(events.AddRing, events.RetireRing)
 	if c != nil {
-		if err := session.Follow(c.pid()); err != nil {
+		if err := session.FollowExec(c.pid()); err != nil {
 			return err
 		}
 	}
@@ -287,17 +376,33 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	sink, err := r.open(p, events, session)
+	sink, err := r.open(p, events, session, rec)
 	if sink == nil {
 		return err
 	}
 	stats = newStatsPrinter(r.warn, session, events, sink)
 	if err == nil {
+		err = session.Enable()
+	}
+	if err == nil {
 		err = r.trace(ctx, end, events, sink, c)
 	}
-	session.Detach()
-	signal.Reset(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP) // a second one ends it at once
-	return r.settle(session, events, sink, err)
+	err = errors.Join(err, session.Disable())
+	signal.Reset(endSignals()...) // the next one ends it at once
+	err = r.settle(session, events, sink, err)
+	endCommand() // before the session is closed, which takes its time
+	return err
+}
+
+// checkNames checks that the tracers whose own flags are given are to run.
+func (r *traceRun) checkNames() error {
+	for flag := range r.flags.params {
+		name, _, ok := strings.Cut(flag, ".")
+		if ok && r.changed(flag) && !slices.ContainsFunc(r.tracers, func(t *tracer.Tracer) bool { return t.Name == name }) {
+			return usagef("--%s: the tracer %s is not to run", flag, name)
+		}
+	}
+	return nil
 }
 
 // checkFailed checks that all tracers can show failures, or leaves those out that
@@ -305,20 +410,60 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 func (r *traceRun) checkFailed() error {
 	var able []*tracer.Tracer
 	for _, t := range r.tracers {
-		if !t.HasFailed() && !r.skip {
-			return usagef("--failed: %s shows no calls that could fail", t.Name)
-		}
-		if t.HasFailed() {
+		switch {
+		case t.HasFailed():
 			able = append(able, t)
+		case r.skip:
+			r.warn("%s is left out: it shows no calls that could fail", t.Name)
+		default:
+			return usagef("--failed: %s shows no calls that could fail", t.Name)
 		}
 	}
 	r.tracers = able
 	return nil
 }
 
+// selectHooks leaves tracers the hooks of one kind. Those that have none are left out where
+// all were asked for. Where they are named they take another one, as long as the kind is
+// that of some.
+func (r *traceRun) selectHooks() error {
+	if r.flags.hook == "auto" {
+		return nil
+	}
+	kind := tracer.HookKind(r.flags.hook)
+	if !slices.Contains(tracer.Kinds(), kind) {
+		return fmt.Errorf("unknown kind %q: want auto, tracepoint, fentry, kprobe or uprobe", kind)
+	}
+	var chosen []*tracer.Tracer
+	var others []string
+	for _, t := range r.tracers {
+		hooks, has := hooksOf(t, kind, r.flags.failed)
+		if len(hooks) > 0 {
+			t = t.WithHooks(hooks)
+		} else {
+			others = append(others, fmt.Sprintf("%s has no %s hook: it has %s", t.Name, kind, has))
+			if r.skip {
+				continue
+			}
+		}
+		chosen = append(chosen, t)
+	}
+	if len(others) == len(r.tracers) {
+		return errors.New(strings.Join(others, "; "))
+	}
+	for _, other := range others {
+		if r.skip {
+			other = "left out: " + other
+		}
+		r.warn("--hook: %s", other)
+	}
+	r.tracers = chosen
+	return nil
+}
+
 // trace moves events until something ends it.
 func (r *traceRun) trace(ctx context.Context, end context.CancelCauseFunc, events *consumer.Consumer, sink output.Sink, c *command) error {
-	if c != nil {
+	if c != nil && ctx.Err() == nil {
 		if err := c.run(); err != nil {
 			return err
 		}
@@ -345,7 +490,7 @@ func (r *traceRun) sink(p *plan, events *consumer.Consumer) (output.Sink, error)
 	var sink output.Sink = table
 	header := func() error { return table.Header(events.Source(0)) }
 	if p.mixed != nil {
-		mixed := output.NewMixed(table, p.mixed)
+		mixed := output.NewMixed(table, output.MixedSchema(r.flags.ancestors), p.mixed)
 		sink, header = mixed, mixed.Header
 	}
 	if err := header(); err != nil {
@@ -363,7 +508,21 @@ func (r *traceRun) noteLoss(l output.Loss) {
 	r.warn("%s: %d events lost%s", l.Source.Name, l.Lost, where)
 }
 
-// settle takes what is left once the probes are detached, shows the ledger, and
+// tellBehind says which of the tracers may be too much for this machine.
+func (r *traceRun) tellBehind() {
+	var costly []string
+	for _, t := range r.tracers {
+		if t.Costly {
+			costly = append(costly, t.Name)
+		}
+	}
+	if len(costly) > 0 {
+		r.warn("rbtrace falls behind, and %s costs much: ask for less (--pid, --cgroup, a flag of its own), or for more room (--buffer-size)",
+			strings.Join(costly, " and "))
+	}
+}
+
+// settle takes what is left once no events are made any more, shows the ledger, and
 // turns how the trace ended, and its books, into the command's error.
 func (r *traceRun) settle(session *attach.Session, events *consumer.Consumer, sink output.Sink, runErr error) error {
 	kernel.Settle()
@@ -443,13 +602,16 @@ func (r *traceRun) explain(session *attach.Session) {
 	for _, l := range session.Tracers {
 		for _, a := range l.Attempts {
 			outcome := "taken: the first that this kernel takes"
-			if r.flags.hook != "auto" {
+			if r.flags.hook == string(a.Kind) {
 				outcome = "taken: asked for"
 			}
 			if a.Err != nil {
 				outcome = a.Err.Error()
 			}
-			r.warn("%s: %s (%s): %s", l.Tracer.Name, a.Kind, strings.Join(a.Programs, ", "), outcome)
+			r.warn("%s: %s: %s", l.Tracer.Name, &a, outcome)
+		}
+		for _, reason := range l.Blind {
+			r.warn("%s: no file can be traced of %s", l.Tracer.Name, reason)
 		}
 	}
 }
@@ -482,21 +644,60 @@ func (r *traceRun) showLedger(l *consumer.Ledger) {
 	}
 }
 
-// watchSignals ends the trace at the signals that end a program, and keeps a
-// closed pipe from killing it. The returned function ends the watch.
+// watchSignals ends the trace at the signals that end a program. A command that runs (nil: there
+// is none) gets them first, and the trace shows what it does about them.
+func (r *traceRun) watchSignals(end context.CancelCauseFunc, c *command) (stop func()) {
+	if c == nil {
+		return watchSignals(end)
+	}
+	ending := endSignals()
+	return onSignals(func(sig os.Signal) {
+		giveUp := func() {
+			signal.Reset(ending...)
+			end(signalError{sig})
+		}
+		if !c.ran.Load() {
+			giveUp()
+			return
+		}
+		c.pass(sig, giveUp)
+	}, slices.Concat(ending, passedOn))
+}
+
+// watchSignals calls end at the first of the signals that end a program, and keeps a closed
+// pipe from killing it. The second signal does kill it, whatever it waits for: a reader of its
+// output that takes no more, or a file that never opens. The returned function ends the watch.
 func watchSignals(end context.CancelCauseFunc) (stop func()) {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ending := endSignals()
+	return onSignals(func(sig os.Signal) {
+		signal.Reset(ending...)
+		end(signalError{sig})
+	}, ending)
+}
+
+// endSignals are the signals that end a program, but for those that it was started to ignore,
+// as nohup and shells do it for what runs in the background: they stay ignored, by COMMAND too.
+func endSignals() []os.Signal {
+	return slices.DeleteFunc([]os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}, signal.Ignored)
+}
+
+// onSignals calls fn at these signals. The returned function ends that.
+func onSignals(fn func(os.Signal), which []os.Signal) (stop func()) {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, which...)
 	// Without a handler the Go runtime lets SIGPIPE of standard output kill the
 	// process; with one, the write fails with EPIPE.
 	pipe := make(chan os.Signal, 1)
 	signal.Notify(pipe, syscall.SIGPIPE)
 	done := make(chan struct{})
 	go func() {
-		select {
-		case sig := <-signals:
-			end(signalError{sig})
-		case <-done:
+		for {
+			select {
+			case sig := <-signals:
+				fn(sig)
+			case <-done:
+				return
+			}
 		}
 	}()
 	return func() {

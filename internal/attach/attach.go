@@ -8,9 +8,11 @@
 package attach
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"slices"
@@ -19,6 +21,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 
 	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/tracer"
@@ -27,12 +30,15 @@ import (
 
 // Filter is what the programs let pass. The zero Filter lets everything pass.
 type Filter struct {
-	PID, PPID uint32  // thread group ids in the initial namespace; 0: any
-	TID       uint32  // thread id in the initial namespace; 0: any
+	PID, PPID uint32  // thread group ids, as this process sees them; 0: any
+	TID       uint32  // thread id, as this process sees it; 0: any
 	UID       *uint32 // real user id; nil: any
 	Comm      string  // the task's name, at most 15 bytes; empty: any
 	Cgroup    string  // directory of a v2 cgroup: its tasks and those of the cgroups below it
 	Follow    bool    // only processes given to Session.Follow, and their descendants
+	// Tree is the process that will be given to Session.FollowTree: the files of uprobes are
+	// looked for where it and its descendants have them. 0: where this process has them.
+	Tree uint32
 }
 
 // Options say how a Session is made.
@@ -51,6 +57,7 @@ type Options struct {
 	Rings        uint32   // how many, of the topology Hash
 	Wakeup       Wakeup   // when a record wakes the reader
 	KernelBTF    string   // file with the kernel's types, where it has none itself
+	Lineage      bool     // note which process made which: see Session.Lineage
 	MaxFollows   uint32   // processes that can be followed at once; 0: 65536
 }
 
@@ -80,13 +87,19 @@ type Session struct {
 	// Skipped says why tracers were left out, which Options.SkipHookless allows.
 	Skipped []*NoHookError
 
-	maps    map[string]*ebpf.Map // those that all objects share
-	rings   []*ebpf.Map          // those that there were at the beginning; the first is the default ring
-	cgroups *cgroupRings         // of the topology PerCgroup
-	follow  *object              // what follows forks, for Filter.Follow
-	opts    Options
-	types   *btf.Spec // from Options.KernelBTF; nil: the running kernel's
-	events  *os.File  // of tracefs, once a classic tracepoint was asked for
+	maps     map[string]*ebpf.Map // those that all objects share
+	cgroupID uint64               // of Filter.Cgroup
+	rings    []*ebpf.Map          // those that there were at the beginning; the first is the default ring
+	cgroups  *cgroupRings         // of the topology PerCgroup
+	follow   *object              // what follows forks, for Filter.Follow
+	lineage  *Lineage             // for Options.Lineage
+	opts     Options
+	found    map[*tracer.Hook]found // for its uprobes
+	types    *btf.Spec              // from Options.KernelBTF; nil: the running kernel's
+	// Of the tracers: their objects, until they are loaded, and the kernel's types for all of them.
+	objects     map[*tracer.Tracer]*ebpf.CollectionSpec
+	tracerTypes *btf.Spec
+	events      *os.File // of tracefs, once a classic tracepoint was asked for
 }
 
 // Loaded is one tracer of a Session.
@@ -94,6 +107,9 @@ type Loaded struct {
 	Tracer   *tracer.Tracer
 	Hook     tracer.HookKind // the one taken
 	Attempts []Attempt       // what was tried, in order; the last one is the one taken
+	// Blind says which of the processes that are traced have no file that the uprobes could
+	// be attached in, and why, where others have.
+	Blind []string
 
 	object *object
 }
@@ -101,11 +117,20 @@ type Loaded struct {
 // Attempt is one hook that was tried.
 type Attempt struct {
 	Kind     tracer.HookKind
+	Variant  string   // see tracer.Tracer
 	Programs []string // ELF sections: what was to be attached, and where
 	Err      error    // nil: it was taken
 }
 
-// Open loads tracers and attaches them: events flow into the ring from here on.
+// String names the hook.
+func (a *Attempt) String() string {
+	if a.Variant != "" {
+		return fmt.Sprintf("%s by %s (%s)", a.Kind, a.Variant, strings.Join(a.Programs, ", "))
+	}
+	return fmt.Sprintf("%s (%s)", a.Kind, strings.Join(a.Programs, ", "))
+}
+
+// Open loads tracers and attaches them: events flow into the ring once Enable is called.
 // The error says what a person can do about it, as far as that is known.
 func Open(tracers []*tracer.Tracer, opts Options) (_ *Session, err error) {
 	if err := kernel.CheckVersion(kernel.Release()); err != nil {
@@ -126,14 +151,30 @@ func Open(tracers []*tracer.Tracer, opts Options) (_ *Session, err error) {
 	if s.types, err = typesFrom(opts.KernelBTF); err != nil {
 		return nil, err
 	}
+	objects := make(chan error, 1)
+	go func() { objects <- s.readObjects(tracers) }() // while the kernel finds memory for the rings
 	// Before 5.11 maps count against RLIMIT_MEMLOCK. Where raising it fails they
 	// may still fit, so the error is told only when they do not.
 	memlock := rlimit.RemoveMemlock()
-	if err := s.makeMaps(); err != nil {
+	err = s.makeMaps()
+	if err := errors.Join(err, <-objects); err != nil {
 		return nil, errors.Join(err, memlock)
+	}
+	if err := s.initialPids(); err != nil {
+		return nil, err
+	}
+	find, err := s.findFiles(tracers, opts.Filter)
+	defer find.close()
+	if err != nil {
+		return nil, err
 	}
 	if opts.Filter.Follow {
 		if err := s.openFollow(); err != nil {
+			return nil, err
+		}
+	}
+	if opts.Lineage {
+		if s.lineage, err = s.openLineage(); err != nil {
 			return nil, err
 		}
 	}
@@ -152,13 +193,32 @@ func Open(tracers []*tracer.Tracer, opts Options) (_ *Session, err error) {
 	return s, nil
 }
 
-// kernelTypes returns the types that the object of spec is relocated against:
-// those of the file, or the running kernel's.
-func (s *Session) kernelTypes(spec *ebpf.CollectionSpec) (*btf.Spec, error) {
-	if s.types != nil {
-		return s.types, nil
-	}
+// readObjects reads the objects of tracers, and those of the kernel's types that any of them
+// wants: to look for them all takes as long as for those of one.
+func (s *Session) readObjects(tracers []*tracer.Tracer) error {
+	s.objects = make(map[*tracer.Tracer]*ebpf.CollectionSpec, len(tracers))
 	var names []string
+	for _, t := range tracers {
+		spec, err := t.Load()
+		if err != nil {
+			return fmt.Errorf("reading the object of %s: %w", t.Name, err)
+		}
+		s.objects[t] = spec
+		if names, err = appendTypeNames(names, spec); err != nil {
+			return err
+		}
+	}
+	s.tracerTypes = s.types
+	if s.types != nil {
+		return nil
+	}
+	var err error
+	s.tracerTypes, err = kernel.Types(names)
+	return err
+}
+
+// appendTypeNames appends the names of the types that an object has.
+func appendTypeNames(names []string, spec *ebpf.CollectionSpec) ([]string, error) {
 	for t, err := range spec.Types.All() {
 		if err != nil {
 			return nil, fmt.Errorf("reading the types of the embedded object: %w", err)
@@ -167,7 +227,33 @@ func (s *Session) kernelTypes(spec *ebpf.CollectionSpec) (*btf.Spec, error) {
 			names = append(names, name)
 		}
 	}
+	return names, nil
+}
+
+// kernelTypes returns the types that the object of spec, which is no tracer's, is relocated
+// against: those of the file, or the running kernel's.
+func (s *Session) kernelTypes(spec *ebpf.CollectionSpec) (*btf.Spec, error) {
+	if s.types != nil {
+		return s.types, nil
+	}
+	names, err := appendTypeNames(nil, spec)
+	if err != nil {
+		return nil, err
+	}
 	return kernel.Types(names)
+}
+
+// object returns a tracer's object, which the caller may change.
+func (s *Session) object(t *tracer.Tracer) (*ebpf.CollectionSpec, error) {
+	if spec := s.objects[t]; spec != nil {
+		delete(s.objects, t)
+		return spec, nil
+	}
+	spec, err := t.Load() // once more, for another hook
+	if err != nil {
+		return nil, fmt.Errorf("reading the object of %s: %w", t.Name, err)
+	}
+	return spec, nil
 }
 
 // typesFrom returns the types in a file, nil where there is none.
@@ -194,6 +280,7 @@ const (
 	cgroupRingsMap = "rb_cgroup_rings"
 	treeMap        = "rb_tree"
 	cgroupMap      = "rb_cgroup"
+	switchMap      = ".data.switch"
 	booksMap       = "rb_books"
 	// A map whose name begins so has one slot for each CPU that the machine may have.
 	scratchMap = "rb_scratch"
@@ -223,6 +310,10 @@ func (s *Session) makeMaps() error {
 	if err := s.create(spec.Maps[cgroupMap], 1); err != nil {
 		return fmt.Errorf("creating the map of the cgroup: %w", err)
 	}
+	spec.Maps[switchMap].Flags |= unix.BPF_F_MMAPABLE // as the library makes maps of variables
+	if err := s.create(spec.Maps[switchMap], 1); err != nil {
+		return fmt.Errorf("creating the switch: %w", err)
+	}
 	if dir := s.opts.Filter.Cgroup; dir != "" {
 		f, err := os.Open(dir)
 		if err != nil {
@@ -232,6 +323,11 @@ func (s *Session) makeMaps() error {
 		if err := s.maps[cgroupMap].Put(uint32(0), uint32(f.Fd())); err != nil {
 			return fmt.Errorf("%s is no cgroup of the unified (v2) hierarchy: %w", dir, err)
 		}
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			return fmt.Errorf("reading the id of the cgroup %s: %w", dir, err)
+		}
+		s.cgroupID = st.Ino
 	}
 	return nil
 }
@@ -248,31 +344,103 @@ func (s *Session) create(spec *ebpf.MapSpec, entries uint32) error {
 	return nil
 }
 
+// found is where the uprobes of a hook are attached, or why they cannot be.
+type found struct {
+	places []place
+	blind  []string // see Loaded.Blind
+	err    error
+}
+
+// findFiles looks for the files of all uprobes. What they say of those must be known before
+// anything is attached. The finder, nil where none was needed, has the files open.
+func (s *Session) findFiles(tracers []*tracer.Tracer, filter Filter) (find *finder, err error) {
+	s.found = make(map[*tracer.Hook]found)
+	specs := make(map[*tracer.Hook]*ebpf.CollectionSpec)
+	wanted := make(map[string]bool)
+	for _, t := range tracers {
+		for hook := range s.hooks(t) {
+			if hook.Kind != tracer.Uprobe {
+				continue
+			}
+			specs[hook] = s.objects[t]
+			for _, p := range hook.Programs {
+				for _, symbol := range slices.Concat([]string{specs[hook].Programs[p.Name].AttachTo}, p.Also, p.AlsoIf) {
+					wanted[symbol] = true
+				}
+			}
+		}
+	}
+	if len(specs) == 0 {
+		return nil, nil
+	}
+	if find, err = newFinder(filter, wanted); err != nil {
+		return nil, err
+	}
+	for _, t := range tracers {
+		library, _ := s.param(t, tracer.LibraryParam)
+		hopeless := 0
+		for hook := range s.hooks(t) {
+			if hook.Kind != tracer.Uprobe {
+				continue
+			}
+			var f found
+			if f.places, f.blind, f.err = find.places(specs[hook].Programs, hook.Programs, library); f.err != nil {
+				hopeless++
+			}
+			s.found[hook] = f
+		}
+		if hopeless > 0 && hopeless == len(slices.Collect(s.hooks(t))) && !s.opts.SkipHookless {
+			_, err := s.open(t, 0) // which says so, and attaches nothing
+			return find, err
+		}
+	}
+	return find, nil
+}
+
+// hooks are those of a tracer that the options allow.
+func (s *Session) hooks(t *tracer.Tracer) iter.Seq[*tracer.Hook] {
+	return func(yield func(*tracer.Hook) bool) {
+		for i := range t.Hooks {
+			hook := &t.Hooks[i]
+			if hook.Failed == s.opts.Failed && (s.opts.Hook == "" || s.opts.Hook == hook.Kind) && !yield(hook) {
+				return
+			}
+		}
+	}
+}
+
 // open loads and attaches one tracer: the first hook that works.
 func (s *Session) open(t *tracer.Tracer, id uint16) (*Loaded, error) {
 	l := &Loaded{Tracer: t}
-	for _, hook := range t.Hooks {
-		if hook.Failed != s.opts.Failed || s.opts.Hook != "" && s.opts.Hook != hook.Kind {
-			continue
-		}
-		spec, err := t.Load()
+	for hook := range s.hooks(t) {
+		spec, err := s.object(t)
 		if err != nil {
-			return nil, fmt.Errorf("reading the object of %s: %w", t.Name, err)
+			return nil, err
 		}
-		a := Attempt{Kind: hook.Kind}
+		a := Attempt{Kind: hook.Kind, Variant: t.Variant(hook)}
 		for _, p := range hook.Programs {
-			a.Programs = append(a.Programs, spec.Programs[p.Name].SectionName)
+			section := spec.Programs[p.Name].SectionName
+			a.Programs = append(a.Programs, section)
+			kind, _, _ := strings.Cut(section, "/")
 			for _, place := range slices.Concat(p.Also, p.AlsoIf) {
-				a.Programs = append(a.Programs, tracepointSection+place)
+				a.Programs = append(a.Programs, kind+"/"+place)
 			}
 		}
 		if err := s.setConstants(spec, t, id); err != nil {
 			return nil, err
 		}
-		l.object, a.Err = s.load(spec, hook)
-		if a.Err != nil {
+		f := s.found[hook]
+		if a.Err = f.err; a.Err == nil {
+			l.object, a.Err = s.loadOn(spec, *hook, t.Enums, f.places, s.tracerTypes)
+		}
+		switch {
+		case exhausted(a.Err): // which says nothing of the hook
+			return nil, fmt.Errorf("%s cannot be traced now: %w", t.Name, advise(a.Err))
+		case a.Err != nil:
 			a.Err = explain(hook.Kind, a.Err)
-		} else {
+		case hook.Kind == tracer.Uprobe:
+			a.Programs, l.Blind = l.object.files, f.blind
+		default:
 			a.Programs = slices.DeleteFunc(a.Programs, func(section string) bool {
 				return slices.Contains(l.object.absent, strings.TrimPrefix(section, tracepointSection))
 			})
@@ -312,14 +480,27 @@ func Constants() []string {
 	return slices.Sorted(maps.Keys(new(Options).constants(0)))
 }
 
+// param returns the value of a tracer's own flag, and whether it was given.
+func (s *Session) param(t *tracer.Tracer, name string) (string, bool) {
+	if v, ok := s.opts.Params[t.Name+"."+name]; ok {
+		return v, true
+	}
+	v, ok := s.opts.Params[name]
+	return v, ok
+}
+
+// CgroupConstant is the constant that objects have whose events are of tasks that are
+// not the current ones: see bpf/include/rbtrace/other.h.
+const CgroupConstant = "rb_cgroup_id"
+
 func (s *Session) setConstants(spec *ebpf.CollectionSpec, t *tracer.Tracer, id uint16) error {
 	constants := s.opts.constants(id)
 	for _, p := range t.Params {
-		v, ok := s.opts.Params[t.Name+"."+p.Name]
+		v, ok := s.param(t, p.Name)
 		if !ok {
-			v, ok = s.opts.Params[p.Name]
+			v = p.Default
 		}
-		if !ok {
+		if v == "" && !ok {
 			continue
 		}
 		more, err := p.Constants(v)
@@ -327,6 +508,9 @@ func (s *Session) setConstants(spec *ebpf.CollectionSpec, t *tracer.Tracer, id u
 			return fmt.Errorf("--%s: %w", p.Name, err)
 		}
 		maps.Copy(constants, more)
+	}
+	if v := spec.Variables[CgroupConstant]; v != nil {
+		constants[CgroupConstant] = s.cgroupID
 	}
 	for name, value := range constants {
 		v := spec.Variables[name]
@@ -356,18 +540,40 @@ func sized(n uint64, size uint32) any {
 	return n
 }
 
-// Detach ends the flow of events. Programs that are under way may still finish a
-// record: see kernel.Settle.
-func (s *Session) Detach() {
+// Enable begins the flow of events, of all tracers at the same moment.
+func (s *Session) Enable() error {
 	for _, l := range s.Tracers {
-		l.object.detach()
+		l.object.turned(true)
 	}
-	if s.follow != nil {
-		s.follow.detach()
+	return s.turn(1)
+}
+
+// Disable ends it, at once, where to detach takes its time. What happens from here on is in no
+// books. Programs that are under way may still finish a record: see kernel.Settle.
+func (s *Session) Disable() error {
+	if err := s.turn(0); err != nil {
+		return err
+	}
+	for _, l := range s.Tracers {
+		l.object.turned(false)
 	}
 	if s.cgroups != nil {
-		s.cgroups.detach()
+		s.cgroups.unwatch()
 	}
+	return nil
+}
+
+// turn sets the switch by a write to its memory: a call of bpf() would be an event itself, as
+// would the questions about what was missed.
+func (s *Session) turn(on uint32) error {
+	memory, err := s.maps[switchMap].Memory()
+	if err != nil {
+		return fmt.Errorf("mapping the switch: %w", err)
+	}
+	if _, err := memory.WriteAt(binary.NativeEndian.AppendUint32(nil, on), 0); err != nil {
+		return fmt.Errorf("switching the programs: %w", err)
+	}
+	return nil
 }
 
 // Close detaches and frees everything.
@@ -380,6 +586,9 @@ func (s *Session) Close() {
 	}
 	if s.cgroups != nil {
 		s.cgroups.close()
+	}
+	if s.lineage != nil {
+		s.lineage.object.close()
 	}
 	for _, m := range s.rings {
 		m.Close() // for the second time, where the cgroup's is closed

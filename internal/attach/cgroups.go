@@ -50,7 +50,7 @@ func (s *Session) openCgroups() (err error) {
 		hook.Programs = append(hook.Programs, tracer.Program{Name: name})
 	}
 	// Changes are told of before the cgroups are listed, so none is missed.
-	if c.object, err = s.load(spec, hook); err != nil {
+	if c.object, err = s.load(spec, hook, nil); err != nil {
 		return fmt.Errorf("watching for cgroups: %w", err)
 	}
 	if c.changes, err = ringbuf.Open(c.object.Maps["rb_cgroup_changes"]); err != nil {
@@ -191,21 +191,18 @@ func (c *cgroupRings) ringless() (uint64, error) {
 	return c.without.Load() + lost + c.object.missed(), nil
 }
 
-// detach ends the watch: rings stay as they are.
-func (c *cgroupRings) detach() {
+// unwatch ends the watch: rings stay as they are.
+func (c *cgroupRings) unwatch() {
 	if c.ended != nil {
 		c.poller.Interrupt()
 		<-c.ended
 		c.ended = nil
 	}
-	if c.object != nil {
-		c.object.detach()
-	}
 }
 
 // close frees everything.
 func (c *cgroupRings) close() {
-	c.detach()
+	c.unwatch()
 	if c.poller != nil {
 		_ = c.poller.Close() // nothing can be lost by it
 	}

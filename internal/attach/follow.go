@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,27 +23,47 @@ func (s *Session) openFollow() error {
 	}
 	hook := tracer.Hook{Kind: tracer.Tracepoint}
 	for name := range spec.Programs {
-		// A fork that is missed is a process not followed.
-		hook.Programs = append(hook.Programs, tracer.Program{Name: name, Prepares: name != "rb_follow_fork"})
+		// A fork or exec that is missed is a process not followed.
+		hook.Programs = append(hook.Programs, tracer.Program{Name: name, Prepares: name == "rb_follow_free"})
 	}
-	if s.follow, err = s.load(spec, hook); err != nil {
+	if s.follow, err = s.load(spec, hook, nil); err != nil {
 		return fmt.Errorf("following processes: %w", err)
 	}
 	return nil
 }
 
 // Follow makes Options.Filter.Follow let pid and its descendants pass: those that it
-// will have from now on. It must have been set.
+// will have from now on. It must have been set. pid is as this process sees it.
 func (s *Session) Follow(pid int) error {
-	if err := s.maps[treeMap].Put(uint32(pid), uint64(0)); err != nil {
+	initial, err := s.initialPid(uint32(pid))
+	if err == nil {
+		err = s.maps[treeMap].Put(initial, uint64(0))
+	}
+	if err != nil {
 		return fmt.Errorf("following process %d: %w", pid, err)
 	}
 	return nil
 }
 
-// FollowTree is Follow for pid and the descendants that it has already. The error
-// wraps fs.ErrNotExist where there is no such process.
+// FollowExec is Follow for pid from its next exec on, which is seen, too: what it does
+// before is not.
+func (s *Session) FollowExec(pid int) error {
+	initial, err := s.initialPid(uint32(pid))
+	if err == nil {
+		err = s.follow.Variables["rb_awaited"].Set(initial)
+	}
+	if err != nil {
+		return fmt.Errorf("following process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// FollowTree is Follow for pid and the descendants that it has already, and what they
+// have open. It is called once. The error wraps fs.ErrNotExist where there is no such process.
 func (s *Session) FollowTree(pid int) error {
+	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
+		return fmt.Errorf("following process %d: the /proc here is not that of this pid namespace: mount -t proc proc /proc", pid)
+	}
 	if err := s.Follow(pid); err != nil {
 		return err
 	}
@@ -68,6 +89,11 @@ func (s *Session) FollowTree(pid int) error {
 			followed[child] = true
 		}
 	}
+	for _, l := range s.Tracers {
+		if err := l.object.lookBefore(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -79,6 +105,22 @@ func descends(child, pid int, parents map[int]int) bool {
 		}
 	}
 	return child == pid
+}
+
+// descendants returns a process and those that descend from it.
+func descendants(pid uint32) ([]uint32, error) {
+	parents, err := parents()
+	if err != nil {
+		return nil, err
+	}
+	list := []uint32{pid}
+	for child := range parents {
+		if child != int(pid) && descends(child, int(pid), parents) {
+			list = append(list, uint32(child))
+		}
+	}
+	slices.Sort(list[1:])
+	return list, nil
 }
 
 // parents returns the parent of each process.
@@ -107,7 +149,7 @@ func parents() (map[int]int, error) {
 }
 
 // Unfollowed returns the number of processes that could not be followed since
-// there was no room for them, and of forks that the kernel did not show, of
+// there was no room for them, and of forks and execs that the kernel did not show, of
 // whichever processes.
 func (s *Session) Unfollowed() (n uint64, err error) {
 	if s.follow == nil {

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -25,14 +26,26 @@ type object struct {
 	*ebpf.Collection
 	counting []*ebpf.Program // those whose misses are hits missed
 	links    []io.Closer
-	absent   []string // the places of Program.AlsoIf that this kernel does not have
-	// What the links had missed when they were detached.
-	linksMissed uint64
+	iters    []*link.Iter // those of links that prepare
+	absent   []string     // the places of Program.AlsoIf that this kernel does not have
+	files    []string     // of uprobes: which functions of which files, as Attempt.Programs has them
+	// What had been missed when the tracer was enabled, and when it was disabled.
+	missedBefore uint64
+	missedAtEnd  *uint64
 }
 
 // load loads the programs of hook, and no others, on the session's maps, and
-// attaches them.
-func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, err error) {
+// attaches them. enums are those whose names they want to know.
+func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook, enums []tracer.Enum) (*object, error) {
+	types, err := s.kernelTypes(spec)
+	if err != nil {
+		return nil, err
+	}
+	return s.loadOn(spec, hook, enums, nil, types)
+}
+
+// loadOn is load with the places of uprobes, and the kernel's types.
+func (s *Session) loadOn(spec *ebpf.CollectionSpec, hook tracer.Hook, enums []tracer.Enum, places []place, types *btf.Spec) (_ *object, err error) {
 	wanted := make(map[string]*ebpf.ProgramSpec, len(hook.Programs))
 	for _, p := range hook.Programs {
 		if wanted[p.Name] = spec.Programs[p.Name]; wanted[p.Name] == nil {
@@ -40,6 +53,9 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 		}
 	}
 	spec.Programs = wanted
+	maps.DeleteFunc(wanted, func(name string, p *ebpf.ProgramSpec) bool { // its function need not be there
+		return isUprobe(p) && !slices.ContainsFunc(places, func(p place) bool { return p.program == name })
+	})
 	dropMaps(spec)
 	for _, m := range spec.Maps {
 		preallocate(m, kernel.Release())
@@ -64,9 +80,14 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 		}
 		m.MaxEntries = uint32(cpus)
 	}
-	types, err := s.kernelTypes(spec)
-	if err != nil {
-		return nil, err
+	for _, e := range enums {
+		v := spec.Variables[e.Const]
+		if v == nil {
+			return nil, fmt.Errorf("the object has no constant %s", e.Const)
+		}
+		if err := v.Set(e.Constant(types, v.Size())); err != nil {
+			return nil, fmt.Errorf("setting %s: %w", e.Const, err)
+		}
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
 		MapReplacements: shared,
@@ -81,11 +102,20 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 			o.close()
 		}
 	}()
+	if err := o.attachUprobes(spec, places); err != nil {
+		return nil, err
+	}
 	for _, p := range hook.Programs {
-		if !p.Prepares {
+		if wanted[p.Name] == nil {
+			continue
+		}
+		if s.loses(&p) {
 			o.counting = append(o.counting, c.Programs[p.Name])
 		}
 		at := spec.Programs[p.Name]
+		if isUprobe(at) {
+			continue
+		}
 		places := slices.Concat([]string{at.AttachTo}, p.Also, p.AlsoIf)
 		for i, place := range places {
 			l, err := s.attach(c.Programs[p.Name], at, place)
@@ -97,9 +127,46 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook) (_ *object, 
 				return nil, fmt.Errorf("attaching %s to %s: %w", p.Name, place, err)
 			}
 			o.links = append(o.links, l)
+			if iter, ok := l.(*link.Iter); ok && p.Prepares {
+				o.iters = append(o.iters, iter)
+			}
 		}
 	}
-	return o, nil
+	if !s.opts.Filter.Follow { // else FollowTree, when it is known who is wanted
+		err = o.lookBefore()
+	}
+	return o, err
+}
+
+// lookBefore lets the programs of iterators see what was there before the session.
+func (o *object) lookBefore() error {
+	for _, iter := range o.iters {
+		if err := runIter(iter); err != nil {
+			return fmt.Errorf("looking at what is there: %w", err)
+		}
+	}
+	return nil
+}
+
+// runIter runs the program of an iterator, which writes nothing, for all that it is about.
+func runIter(iter *link.Iter) error {
+	r, err := iter.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for {
+		_, err = io.Copy(io.Discard, r)
+		// The kernel pauses after a million (bpf_seq_read(), kernel/bpf/bpf_iter.c).
+		if !errors.Is(err, unix.EAGAIN) {
+			return err
+		}
+	}
+}
+
+// loses reports whether an event may be lost where the kernel does not run a program.
+func (s *Session) loses(p *tracer.Program) bool {
+	return !p.Prepares && (!p.ForFilters || s.opts.Filter != Filter{})
 }
 
 // preallocate lets the kernel allocate the elements of a hash when it is made, not
@@ -133,8 +200,18 @@ func dropMaps(spec *ebpf.CollectionSpec) {
 func (s *Session) attach(p *ebpf.Program, spec *ebpf.ProgramSpec, place string) (io.Closer, error) {
 	switch spec.Type {
 	case ebpf.RawTracepoint:
-		return link.AttachRawTracepoint(link.RawTracepointOptions{Name: place, Program: p})
+		l, err := link.AttachRawTracepoint(link.RawTracepointOptions{Name: place, Program: p})
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w: %w", errNoPlace, err)
+		}
+		if errors.Is(err, unix.EINVAL) { // __bpf_probe_register, kernel/trace/bpf_trace.c
+			return nil, fmt.Errorf("the tracepoint has fewer arguments in this kernel: %w", unix.EINVAL)
+		}
+		return l, err
 	case ebpf.Tracing:
+		if spec.AttachType == ebpf.AttachTraceIter {
+			return link.AttachIter(link.IterOptions{Program: p})
+		}
 		return link.AttachTracing(link.TracingOptions{Program: p})
 	case ebpf.TracePoint:
 		return s.attachTracepoint(p, place)
@@ -150,6 +227,54 @@ func (s *Session) attach(p *ebpf.Program, spec *ebpf.ProgramSpec, place string) 
 		return link.Kprobe(place, p, nil)
 	}
 	return nil, fmt.Errorf("programs of type %s are not attached here", spec.Type)
+}
+
+func isUprobe(spec *ebpf.ProgramSpec) bool {
+	return strings.HasPrefix(spec.SectionName, "uprobe/") || strings.HasPrefix(spec.SectionName, "uretprobe/")
+}
+
+// attachUprobes attaches programs to the places of uprobes, of files that are the same
+// one to the kernel to those of the first.
+func (o *object) attachUprobes(spec *ebpf.CollectionSpec, places []place) error {
+	twins := newTwins(places)
+	for _, p := range places {
+		if twins.has(p.file) {
+			continue
+		}
+		at := spec.Programs[p.program]
+		unpatched := twins.unpatched(p)
+		l, err := attachUprobe(o.Programs[p.program], at, p)
+		if errors.Is(err, unix.EACCES) && !kernel.HasSysAdmin() {
+			// perf_uprobe_event_init, kernel/events/core.c; it was CAP_PERFMON from 5.8 until a change that
+			// kernels got in 2025, stable ones, too.
+			err = fmt.Errorf("%w (uprobes take CAP_SYS_ADMIN on this kernel: run it as root)", err)
+		}
+		if err != nil {
+			return fmt.Errorf("attaching %s to %s of %s: %w", p.program, p.symbol, shown(p.file.name), err)
+		}
+		twins.compare(p, unpatched)
+		o.links = append(o.links, l)
+		kind, _, _ := strings.Cut(at.SectionName, "/")
+		o.files = append(o.files, fmt.Sprintf("%s/%s of %s", kind, p.symbol, shown(p.file.name)))
+	}
+	return nil
+}
+
+// attachUprobe attaches a program in all processes that have the file mapped, or will.
+func attachUprobe(p *ebpf.Program, spec *ebpf.ProgramSpec, at place) (io.Closer, error) {
+	// As for kprobes, see attach: it must not outlive rbtrace.
+	if _, err := os.Stat("/sys/bus/event_source/devices/uprobe"); err != nil {
+		return nil, fmt.Errorf("the kernel does not offer uprobes to perf_event_open: %w", ebpf.ErrNotSupported)
+	}
+	file, err := link.OpenExecutable(at.file.path())
+	if err != nil {
+		return nil, err
+	}
+	opts := &link.UprobeOptions{Address: at.file.symbols[at.symbol]} // which it would look for in its own way: see image
+	if strings.HasPrefix(spec.SectionName, "uretprobe/") {
+		return file.Uretprobe(at.symbol, p, opts)
+	}
+	return file.Uprobe(at.symbol, p, opts)
 }
 
 // errNoPlace says that this kernel has no tracepoint of that name.
@@ -197,22 +322,33 @@ func (s *Session) attachTracepoint(p *ebpf.Program, name string) (io.Closer, err
 	return perfEvent(fd), nil
 }
 
-func (o *object) detach() {
-	o.linksMissed += o.missedByLinks()
+func (o *object) close() {
 	for _, l := range o.links {
 		l.Close()
 	}
-	o.links = nil
-}
-
-func (o *object) close() {
-	o.detach()
 	o.Collection.Close()
 }
 
-// missed returns the hits for which the kernel did not run a program.
+// turned notes that the object's events flow from now on, or no longer.
+func (o *object) turned(on bool) {
+	n := o.missedSoFar()
+	if on {
+		o.missedBefore = n
+		return
+	}
+	o.missedAtEnd = &n
+}
+
+// missed returns the hits for which the kernel did not run a program, while it was enabled.
 func (o *object) missed() uint64 {
-	n := o.linksMissed + o.missedByLinks()
+	if o.missedAtEnd != nil {
+		return *o.missedAtEnd - o.missedBefore
+	}
+	return o.missedSoFar() - o.missedBefore
+}
+
+func (o *object) missedSoFar() uint64 {
+	n := o.missedByLinks()
 	for _, p := range o.counting {
 		if stats, err := p.Stats(); err == nil { // told since 5.12
 			n += stats.RecursionMisses
@@ -249,6 +385,9 @@ func (e *NoHookError) Error() string {
 	if len(e.Attempts) == 0 {
 		return fmt.Sprintf("%s has no hook of the kind %q", e.Tracer.Name, e.Forced)
 	}
+	if errors.Is(e, ErrNoFile) {
+		return fmt.Sprintf("%s cannot be traced here:\n%s", e.Tracer.Name, e.Reasons())
+	}
 	return fmt.Sprintf("%s cannot be traced on this kernel (%s):\n%s", e.Tracer.Name, kernel.Release(), e.Reasons())
 }
 
@@ -256,7 +395,7 @@ func (e *NoHookError) Error() string {
 func (e *NoHookError) Reasons() string {
 	lines := make([]string, 0, len(e.Attempts))
 	for _, a := range e.Attempts {
-		lines = append(lines, fmt.Sprintf("  %s (%s): %v", a.Kind, strings.Join(a.Programs, ", "), a.Err))
+		lines = append(lines, fmt.Sprintf("  %s: %v", &a, a.Err))
 	}
 	return strings.Join(lines, "\n")
 }
@@ -281,8 +420,18 @@ func explain(kind tracer.HookKind, err error) error {
 		return fmt.Errorf("this kernel has no fentry and fexit programs (CONFIG_FUNCTION_TRACER, CONFIG_DEBUG_INFO_BTF; on arm64 since 6.0): %w", err)
 	case kind == tracer.Kprobe && errors.Is(err, ebpf.ErrNotSupported):
 		return fmt.Errorf("this kernel has no kprobes (they need CONFIG_KPROBE_EVENTS=y): %w", ebpf.ErrNotSupported)
+	case kind == tracer.Uprobe && errors.Is(err, ErrNoFile):
+		return err
+	case kind == tracer.Uprobe && errors.Is(err, ebpf.ErrNotSupported):
+		return fmt.Errorf("this kernel has no uprobes (they need CONFIG_UPROBE_EVENTS=y): %w", ebpf.ErrNotSupported)
 	}
 	return advise(err)
+}
+
+// exhausted reports whether an error says that there is no more of something, and
+// nothing of what it was to be used for.
+func exhausted(err error) bool {
+	return slices.ContainsFunc([]error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOSPC}, func(no error) bool { return errors.Is(err, no) })
 }
 
 // advise adds what is known about an error of any BPF call.
@@ -291,6 +440,12 @@ func advise(err error) error {
 	case errors.Is(err, kernel.ErrNoTracefs): // which says it all
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%w (the capabilities are there, so a container, user namespace, seccomp filter or kernel lockdown forbids it: run it on the host)", err)
+	case errors.Is(err, unix.EMFILE):
+		return fmt.Errorf("%w (raise this process's limit: ulimit -n 4096)", err)
+	case errors.Is(err, unix.ENFILE):
+		return fmt.Errorf("%w (of the whole machine: raise fs.file-max)", err)
+	case errors.Is(err, unix.ENOSPC):
+		return fmt.Errorf("%w (the kernel has no room for more of it: end other tracing programs)", err)
 	case errors.Is(err, unix.ENOMEM):
 		return fmt.Errorf("%w (not enough memory: take a smaller --buffer-size, or raise the memory limit of this cgroup)", err)
 	}

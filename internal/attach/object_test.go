@@ -16,7 +16,7 @@ import (
 
 // TestDropMaps: the maps of the programs that are not loaded are not created.
 func TestDropMaps(t *testing.T) {
-	failedOnly := []string{"rb_exec_calls", "rb_scratch_args"}
+	failedOnly := []string{"rb_scratch_args"}
 	for _, hook := range exec.Tracer.Hooks {
 		spec, err := exec.Tracer.Load()
 		if err != nil {
@@ -34,6 +34,25 @@ func TestDropMaps(t *testing.T) {
 		}
 		if want := all - len(failedOnly); !hook.Failed && len(spec.Maps) != want {
 			t.Errorf("%d maps are left, want %d", len(spec.Maps), want)
+		}
+	}
+}
+
+// TestLoses: what the kernel does not run is a loss, unless nobody will miss it.
+func TestLoses(t *testing.T) {
+	for _, test := range []struct {
+		program        tracer.Program
+		none, filtered bool
+	}{
+		{tracer.Program{}, true, true},
+		{tracer.Program{ForFilters: true}, false, true},
+		{tracer.Program{Prepares: true}, false, false},
+	} {
+		for filter, want := range map[Filter]bool{{}: test.none, {PID: 1}: test.filtered, {Follow: true}: test.filtered} {
+			s := &Session{opts: Options{Filter: filter}}
+			if got := s.loses(&test.program); got != want {
+				t.Errorf("%+v, filter %+v: %v", test.program, filter, got)
+			}
 		}
 	}
 }

@@ -27,14 +27,84 @@ import (
 // on the machines of scripts/kernels, which have every hook.
 const KernelEnv = "RBTRACE_TEST_KERNEL"
 
+// Thin returns all cases, and on the machines of scripts/kernels the first of each n:
+// those are emulated, and what differs between the cases is then not up to the kernel.
+func Thin[T any](cases []T, n int) []T {
+	if os.Getenv(KernelEnv) == "" {
+		return cases
+	}
+	var some []T
+	for i := 0; i < len(cases); i += n {
+		some = append(some, cases[i])
+	}
+	return some
+}
+
+// Few returns n, and on the machines of scripts/kernels the smaller number, for what a test does
+// many times over: those are emulated.
+func Few(n, emulated int) int {
+	if os.Getenv(KernelEnv) == "" {
+		return n
+	}
+	return emulated
+}
+
+// Ends skips a test on the machines of scripts/kernels, but for those with the oldest and the newest
+// kernel: it takes long there, and is about this program more than about the kernel.
+func Ends(tb testing.TB) {
+	tb.Helper()
+	if label := os.Getenv(KernelEnv); label != "" && label != "5.10" && label != "newest" {
+		tb.Skip("it is run on the oldest and the newest kernel")
+	}
+}
+
+// Hidden is how often threads of the first process got a CPU. The kernels of some sandboxes run
+// no program while their supervisor, which that process is there, is the current one: what an
+// interrupt, a timer or the scheduler does then is seen by no tracer. On the machines of
+// scripts/kernels that process is our own, and nothing is hidden.
+func Hidden(tb testing.TB) (times int64) {
+	tb.Helper()
+	if os.Getenv(KernelEnv) != "" {
+		return 0
+	}
+	threads, err := filepath.Glob("/proc/1/task/*/schedstat")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, name := range threads {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			continue // a thread that has just ended
+		}
+		var ran, waited, n int64
+		if _, err := fmt.Sscan(string(text), &ran, &waited, &n); err != nil {
+			tb.Fatalf("%s: %v", name, err)
+		}
+		times += n
+	}
+	return times
+}
+
+// Lacks skips the test, since this kernel lacks what it needs, for that reason. On the machines
+// of scripts/kernels it fails, but on those with one of the labels.
+func Lacks(tb testing.TB, why any, labels ...string) {
+	tb.Helper()
+	if label := os.Getenv(KernelEnv); label != "" && !slices.Contains(labels, label) {
+		tb.Fatal(why)
+	}
+	tb.Skip(why)
+}
+
 const (
 	roleEnv = "RBTRACE_TEST_ROLE" // what a process of the test binary is to do
 	tidEnv  = "RBTRACE_TEST_TID"  // the thread that called exec
 	report  = "report"            // the role of writing a Report, which every test binary has
 )
 
-// ReportFD is the descriptor of a Child on which it writes what Child.End returns.
-const ReportFD = 3
+// ReportTo is where a Child writes what Child.ReadLine and Child.End return; nil in other
+// processes. It is the one os.File of its descriptor: any other would close that when
+// collected.
+var ReportTo *os.File
 
 // scratch is a directory that every user can reach, unlike those of testing.T.
 // Main makes it.
@@ -44,6 +114,7 @@ var scratch string
 // behind; or it plays a role, where this process was started for one (see Child).
 func Main(m *testing.M, roles map[string]func() error) {
 	if name, ok := os.LookupEnv(roleEnv); ok {
+		ReportTo = os.NewFile(3, "report")
 		role := roles[name]
 		if name == report {
 			role = writeReport
@@ -128,6 +199,8 @@ func link(tb testing.TB, name, path string, content func() ([]byte, error)) stri
 // with.
 type Report struct {
 	PID, TID, PPID, UID, GID int64
+	EUID, EGID               int64
+	LoginUID, SessionID      int64 // 1<<32 - 1 where there is none
 	Comm, PComm              []byte
 	Exe, Cwd, Cmdline        []byte
 	Cgroup                   int64 // 0: no unified hierarchy is mounted
@@ -136,7 +209,7 @@ type Report struct {
 func writeReport() error {
 	r := Report{
 		PID: int64(os.Getpid()), TID: int64(os.Getpid()), PPID: int64(os.Getppid()),
-		UID: int64(os.Getuid()), GID: int64(os.Getgid()),
+		UID: int64(os.Getuid()), GID: int64(os.Getgid()), EUID: int64(os.Geteuid()), EGID: int64(os.Getegid()),
 	}
 	if tid, err := strconv.ParseInt(os.Getenv(tidEnv), 10, 64); err == nil {
 		r.TID = tid
@@ -150,6 +223,16 @@ func writeReport() error {
 		target, err := os.Readlink(path)
 		return read([]byte(target), err)
 	}
+	login := func(name string) int64 {
+		b, err := os.ReadFile("/proc/self/" + name)
+		if errors.Is(err, os.ErrNotExist) { // the kernel has no audit log
+			return 1<<32 - 1
+		}
+		n, perr := strconv.ParseInt(string(b), 10, 64)
+		errs = append(errs, err, perr)
+		return n
+	}
+	r.LoginUID, r.SessionID = login("loginuid"), login("sessionid")
 	line := func(b []byte) []byte { return b[:max(len(b)-1, 0)] }
 	r.Comm = line(read(os.ReadFile("/proc/self/comm")))
 	if r.PPID != 0 { // in this pid namespace
@@ -170,7 +253,7 @@ func writeReport() error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return json.NewEncoder(os.NewFile(ReportFD, "report")).Encode(r)
+	return json.NewEncoder(ReportTo).Encode(r)
 }
 
 // Child is a process of this test binary that plays a role: by default, to write
@@ -225,7 +308,7 @@ func (c *Child) Start(tb testing.TB) {
 func (c *Child) PID() int { return c.cmd.Process.Pid }
 
 // End lets the started child go on where it waits for AwaitEOF, reads what it
-// writes to ReportFD, and waits for its end.
+// writes to ReportTo, and waits for its end.
 func (c *Child) End(tb testing.TB) []byte {
 	tb.Helper()
 	defer c.reports.Close()
@@ -278,7 +361,7 @@ func (c *Child) Kill(tb testing.TB) {
 	_ = c.cmd.Wait() // says that it was killed
 }
 
-// ReadLine waits for a line of the started child's ReportFD.
+// ReadLine waits for a line of the started child's ReportTo.
 func (c *Child) ReadLine(tb testing.TB) string {
 	tb.Helper()
 	var line []byte
@@ -289,6 +372,14 @@ func (c *Child) ReadLine(tb testing.TB) string {
 		if b[0] == '\n' {
 			return string(line)
 		}
+	}
+}
+
+// WriteLine writes an empty line to the started child's standard input.
+func (c *Child) WriteLine(tb testing.TB) {
+	tb.Helper()
+	if _, err := c.in.Write([]byte{'\n'}); err != nil {
+		tb.Fatalf("child %s: %v", c.Role, err)
 	}
 }
 
@@ -377,14 +468,30 @@ func Wait(tb testing.TB, pid int) {
 }
 
 // quick returns an ELF program that ends at once.
-func quick() []byte { return program(0x400000) }
+func quick() []byte {
+	_, code := quickCode()
+	return Program(code)
+}
+
+// Crash returns an ELF program that SIGSEGV ends at once.
+func Crash() []byte { return Program(crashCode()) }
+
+// Threads returns an ELF program with two threads, of which each ends by itself: the first one
+// with the status 7, the other one with 3, and nobody knows which is the last.
+func Threads() []byte { return Program(threadsCode()) }
 
 // Broken returns an ELF program that cannot be mapped where it wants to be,
 // which the kernel finds when the old program is gone.
-func Broken() []byte { return program(1 << 63) }
+func Broken() []byte {
+	_, code := quickCode()
+	return program(1<<63, code)
+}
 
-func program(base uint64) []byte {
-	machine, code := quickCode()
+// Program returns an ELF program that is nothing but that machine code.
+func Program(code []byte) []byte { return program(0x400000, code) }
+
+func program(base uint64, code []byte) []byte {
+	machine, _ := quickCode()
 	const header = 64 + 56
 	size := uint64(header + len(code))
 	elf := slices.Concat(

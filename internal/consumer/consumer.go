@@ -53,6 +53,9 @@ type Options struct {
 	// LookEvery is for programs that suppress wakeups: the consumer then looks at the
 	// ring when it is woken, and at this interval. 0: it looks before it waits.
 	LookEvery time.Duration
+	// Behind is called once: when a ring is found to be half full, or a loss is found.
+	// nil: nobody wants to know.
+	Behind func()
 	// FailOnLoss ends Run with ErrLost at the first loss that it finds.
 	FailOnLoss bool
 	// Hold is how long records may wait in the sink while the ring is empty. 0: they
@@ -163,7 +166,7 @@ func newSources(tracers []*tracer.Tracer, columns [][]int, style *field.TimeStyl
 		d := t.NewDecoder()
 		d.Time().Style = style
 		sources = append(sources, &source{
-			Source:  output.Source{Name: t.Name, Schema: t.Schema, Columns: columns[i], Event: d.Event, Time: d.Time()},
+			Source:  output.Source{Name: t.Name, Schema: t.Schema(), Columns: columns[i], Event: d.Event, Time: d.Time()},
 			decoder: d,
 			cpus:    make([]cpuState, cpus),
 		})
@@ -207,6 +210,7 @@ func (c *Consumer) Run(ctx context.Context, sink output.Sink) error {
 			return err
 		}
 		c.measure()
+		c.lookBehind()
 		hold, err := c.drain(ctx, false)
 		if err != nil {
 			return err
@@ -336,8 +340,24 @@ func (c *Consumer) check(ctx context.Context) (end bool, err error) {
 			return true, err
 		}
 	}
+	c.lookBehind()
 	c.stats()
 	return false, nil
+}
+
+// lookBehind tells, once, when a ring is half full.
+func (c *Consumer) lookBehind() {
+	if c.opts.Behind != nil && slices.ContainsFunc(c.lanes, func(l *lane) bool { return l.ring.Avail() >= uint64(l.ring.Size())/2 }) {
+		c.isBehind()
+	}
+}
+
+// isBehind tells, once, that records come faster than they are shown.
+func (c *Consumer) isBehind() {
+	if c.opts.Behind != nil {
+		c.opts.Behind()
+		c.opts.Behind = nil
+	}
 }
 
 // take moves one record to the sink.
@@ -413,6 +433,7 @@ func (c *Consumer) findLoss(s *source, head *wire.Head) error {
 	}
 	cpu.last = head.Lost
 	cpu.lost += uint64(n)
+	c.isBehind()
 	err := c.sink.Lost(output.Loss{
 		Source: &s.Source, CPU: int(head.Cpu), Lost: uint64(n), After: after, Before: head.Time,
 	})

@@ -73,6 +73,7 @@ func inOrderFrom(t *testing.T, notes []string, from, n int) {
 // TestRun: what a program writes while the consumer runs comes out whole and in
 // order, however full the ring and whatever wakes the consumer.
 func TestRun(t *testing.T) {
+	bpftest.Ends(t)
 	const n = 10007
 	for _, test := range []struct {
 		name  string
@@ -134,6 +135,34 @@ func TestMaxEvents(t *testing.T) {
 	same(t, []consumer.Counts{c.Counts(0), c.Counts(1)}, []consumer.Counts{
 		{Consumed: 9, Printed: 9, Left: (n+1)/2 + 1 - 9}, {Consumed: 8, Printed: 8, Left: n/2 + 1 - 8},
 	})
+}
+
+// TestBehind: a ring that is half full is told once, one that is less full is not, and a
+// loss is, too.
+func TestBehind(t *testing.T) {
+	size := os.Getpagesize()
+	record := len(at(0, 0, 0, 0, 0)) + 8
+	for _, test := range []struct {
+		name       string
+		fill, lost int
+		want       int
+	}{{"below", size/2/record - 4, 0, 0}, {"half", size / 2 / record, 0, 1}, {"loss", 1, 3, 1}} {
+		t.Run(test.name, func(t *testing.T) {
+			m, w := bpftest.NewRing(t, size)
+			told := 0
+			c, s := onRing(t, m, consumer.Options{MaxEvents: uint64(test.fill) + 2, Behind: func() { told++ }}), &sink{}
+			write(t, w, 0, test.fill, 0)
+			if !w.Write(t, at(test.fill, 0, 0, test.lost, 0), 0) || !w.Write(t, at(test.fill+1, 0, 0, 2*test.lost, 0), 0) {
+				t.Fatal("no room")
+			}
+			if err := c.Run(context.Background(), s); err != nil {
+				t.Fatal(err)
+			}
+			if told != test.want {
+				t.Errorf("told %d times, want %d", told, test.want)
+			}
+		})
+	}
 }
 
 // TestDeadSink: once the sink fails, what is in the ring is left, and all counts

@@ -48,6 +48,22 @@ func (c *Comm) AppendJSON(b []byte) []byte { return AppendJSONString(b, c.Bytes(
 // their own bidi algorithm.
 func AppendTextEscaped(b, s []byte) []byte { return appendEscaped(b, s, false) }
 
+// AppendLinesEscaped appends text that is the program's own, but may have names in it that
+// others chose, as in errors: newlines and backslashes stand for themselves, all else is as
+// AppendTextEscaped writes it.
+func AppendLinesEscaped(b, s []byte) []byte {
+	for len(s) > 0 {
+		n := bytes.IndexAny(s, "\n\\")
+		if n < 0 {
+			n = len(s)
+		}
+		b = AppendTextEscaped(b, s[:n])
+		end := min(n+1, len(s))
+		b, s = append(b, s[n:end]...), s[end:]
+	}
+	return b
+}
+
 // AppendJSONString appends s as a JSON string, quotes included: always valid UTF-8, each byte of s
 // that is not part of valid UTF-8 becoming U+FFFD. `"`, `\` and whatever AppendTextEscaped takes
 // for invisible (control characters, U+2028, U+2029, bidi controls …) are escaped, so JSON lines

@@ -230,3 +230,17 @@ func unescape(t *testing.T, cell string, quote byte) string {
 	}
 	return string(b)
 }
+
+func TestAppendLinesEscaped(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                 "",
+		"one\n  two\n":                     "one\n  two\n",
+		`"a\x1b" is escaped`:               `"a\x1b" is escaped`,
+		"a\x1b[31m\nb\u202e\xff\\\r":       "a\\x1b[31m\nb\\u202e\\xff\\\\r",
+		"no \u0301\n\u0301 mark on a line": "no \u0301\n\\u0301 mark on a line",
+	} {
+		if got := string(AppendLinesEscaped(nil, []byte(text))); got != want {
+			t.Errorf("%q becomes %q, want %q", text, got, want)
+		}
+	}
+}

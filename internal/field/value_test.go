@@ -18,6 +18,8 @@ var (
 	_ Value = (*Int64)(nil)
 	_ Value = (*Bool)(nil)
 	_ Value = (*Hex)(nil)
+	_ Value = (*ProcID)(nil)
+	_ Value = (*Ancestors)(nil)
 	_ Value = (*Text)(nil)
 	_ Value = (*Comm)(nil)
 	_ Value = (*Args)(nil)
@@ -55,6 +57,14 @@ func TestScalars(t *testing.T) {
 	check(t, new(Bool(false)), "no", "false")
 	check(t, new(Hex(0)), "0x0", `"0x0"`)
 	check(t, new(Hex(math.MaxUint64)), "0xffffffffffffffff", `"0xffffffffffffffff"`)
+	check(t, &ProcID{}, "", `""`)
+	check(t, &Ancestors{}, "", "[]")
+	check(t, &Ancestors{
+		{Proc: ProcID{Start: 5, PID: 7}, Comm: Comm{'a', '<', '<', '\n', '"'}}, {Proc: ProcID{PID: 1}},
+	}, `a\x3c\x3c\n"(7)<(1)`, `[{"pid":7,"comm":"a<<\n\"","proc_id":"5-7"},{"pid":1,"comm":"","proc_id":"0-1"}]`)
+	check(t, &Stack{}, "", "[]")
+	check(t, &Stack{'a', '<', '\n', '+', '0', 0, 0, 0xff, '"', 0}, `a\x3c\n+0<<\xff"`, `["a<\n+0","","`+"\ufffd"+`\""]`)
+	check(t, &ProcID{Start: math.MaxUint64, PID: math.MaxUint32}, "18446744073709551615-4294967295", `"18446744073709551615-4294967295"`)
 }
 
 // sample is an event as a tracer would have it, with what each append path needs to be taken.

@@ -37,13 +37,19 @@ type Filter struct {
 func Compile(text string, tracers []*tracer.Tracer) (*Filter, error) {
 	f := &Filter{used: make(map[string]bool), env: map[string]any{typeKey: ""}}
 	for _, t := range tracers {
-		for _, c := range t.Schema {
+		for _, c := range t.Schema() {
 			f.env[c.Key] = zero(c.Type)
 		}
 	}
-	program, err := expr.Compile(text, expr.Env(f.env), expr.AsBool(), expr.Patch(uses(f.used)))
+	seen := visitor{used: f.used}
+	program, err := expr.Compile(text, expr.Env(f.env), expr.AsBool(), expr.Patch(&seen))
 	if err != nil {
-		if where, ok := errors.AsType[*file.Error](err); ok {
+		where, ok := errors.AsType[*file.Error](err)
+		if !ok && seen.last != nil { // of all of it: that its value is no bool
+			where, ok = &file.Error{Location: seen.last.Location(), Message: err.Error()}, true
+			_ = where.Bind(file.NewSource(text))
+		}
+		if ok {
 			return nil, fmt.Errorf("%s (at character %d)%s", where.Message, where.Column+1, where.Snippet)
 		}
 		return nil, err
@@ -52,13 +58,20 @@ func Compile(text string, tracers []*tracer.Tracer) (*Filter, error) {
 	return f, nil
 }
 
-// uses notes the names that an expression uses.
-type uses map[string]bool
+// everything is the name of all fields together.
+const everything = "$env"
+
+// visitor notes the names that an expression uses.
+type visitor struct {
+	used map[string]bool
+	last ast.Node // in the end the whole expression
+}
 
 // Visit implements ast.Visitor.
-func (u uses) Visit(node *ast.Node) {
-	if id, ok := (*node).(*ast.IdentifierNode); ok {
-		u[id.Value] = true
+func (v *visitor) Visit(node *ast.Node) {
+	v.last = *node
+	if id, ok := v.last.(*ast.IdentifierNode); ok {
+		v.used[id.Value] = true
 	}
 }
 
@@ -71,6 +84,8 @@ func zero(typ string) any {
 		return false
 	case "string":
 		return ""
+	case "array of objects":
+		return []map[string]any{}
 	}
 	return []string{}
 }
@@ -79,6 +94,7 @@ func zero(typ string) any {
 type Bound struct {
 	filter  *Filter
 	tracer  *tracer.Tracer
+	schema  tracer.Schema
 	columns []int // of those fields that are used
 	text    []byte
 }
@@ -86,9 +102,9 @@ type Bound struct {
 // For returns f for the events of t, which must be one of those it was compiled
 // for.
 func (f *Filter) For(t *tracer.Tracer) *Bound {
-	b := &Bound{filter: f, tracer: t}
-	for i, c := range t.Schema {
-		if f.used[c.Key] {
+	b := &Bound{filter: f, tracer: t, schema: t.Schema()}
+	for i, c := range b.schema {
+		if f.used[c.Key] || f.used[everything] {
 			b.columns = append(b.columns, i)
 		}
 	}
@@ -108,13 +124,15 @@ func (b *Bound) Match(event []field.Value) bool {
 			env[key] = false
 		case string:
 			env[key] = ""
+		case []map[string]any:
+			env[key] = []map[string]any{}
 		default:
 			env[key] = []string{}
 		}
 	}
 	env[typeKey] = b.tracer.Name
 	for _, i := range b.columns {
-		column := &b.tracer.Schema[i]
+		column := &b.schema[i]
 		b.text = event[i].AppendJSON(b.text[:0])
 		env[column.Key] = value(column.Type, b.text)
 	}
@@ -137,6 +155,10 @@ func value(typ string, text []byte) any {
 		var s string
 		_ = json.Unmarshal(text, &s) // which AppendJSON promises to be a string
 		return s
+	case "array of objects":
+		list := []map[string]any{}
+		_ = json.Unmarshal(text, &list)
+		return list
 	}
 	list := []string{}
 	_ = json.Unmarshal(text, &list)

@@ -45,7 +45,7 @@ var (
 func events(t *testing.T) (events [2][]field.Value) {
 	t.Helper()
 	for i, tr := range []*tracer.Tracer{a, b} {
-		r := &record{Head: wire.Head{Pid: 42, Time: 1 << 40, Comm: [16]uint8{'s', 'h'}}}
+		r := &record{Head: wire.Head{Time: 1 << 40, Who: wire.Who{Pid: 42, Comm: [16]uint8{'s', 'h'}}}}
 		d := tr.NewDecoder()
 		if err := d.Decode(unsafe.Slice((*byte)(unsafe.Pointer(r)), unsafe.Sizeof(*r)), 0); err != nil {
 			t.Fatal(err)
@@ -99,10 +99,43 @@ func TestMatch(t *testing.T) {
 	}
 }
 
+// TestAncestors: a column that is no tracer's own, of objects.
+func TestAncestors(t *testing.T) {
+	with := a.WithAncestors(func(list []field.Ancestor, who *wire.Who) []field.Ancestor {
+		return append(list, field.Ancestor{Proc: field.ProcID{Start: 1, PID: who.Pid - 1}, Comm: field.Comm{'m', 'a', 'k', 'e'}})
+	})
+	r := &record{Head: wire.Head{Who: wire.Who{Pid: 42}}}
+	d := with.NewDecoder()
+	for range 2 {
+		if err := d.Decode(unsafe.Slice((*byte)(unsafe.Pointer(r)), unsafe.Sizeof(*r)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for text, want := range map[string]bool{
+		`any(ancestors, .comm == "make")`: true, `any(ancestors, .comm == "sh")`: false, `len(ancestors) == 1`: true,
+		`ancestors[0].pid == 41 && ancestors[0].proc_id == "1-41"`: true, `ancestors[1].pid == 1`: false,
+	} {
+		f, err := filter.Compile(text, []*tracer.Tracer{with, b})
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		if got := f.For(with).Match(d.Event); got != want {
+			t.Errorf("%s is %v", text, got)
+		}
+		if f.For(b).Match(events(t)[1]) {
+			t.Errorf("%s holds for an event without ancestors", text)
+		}
+	}
+	if _, err := filter.Compile(`len(ancestors) > 0`, []*tracer.Tracer{a}); err == nil {
+		t.Error("a has no ancestors")
+	}
+}
+
 func TestErrors(t *testing.T) {
 	for _, test := range []struct{ text, want string }{
 		{"", "unexpected token EOF (at character 1)"},
-		{"pid", "expected bool, but got int"},
+		{"pid", "expected bool, but got int (at character 1)\n | pid\n | ^"},
+		{"pid + 1", "expected bool, but got int (at character 5)\n | pid + 1\n | ....^"},
 		{`pid > "x"`, "mismatched types int and string) (at character 5)\n | pid > \"x\"\n | ....^"},
 		{"pid == 1 && sise > 3", "unknown name sise (at character 13)"},
 		{"pid ==", "at character 6"},

@@ -4,9 +4,6 @@ package kernel
 
 import (
 	"errors"
-	"fmt"
-	"os"
-	"strings"
 )
 
 // ErrNoCgroup2 says that no unified cgroup hierarchy is mounted.
@@ -14,17 +11,12 @@ var ErrNoCgroup2 = errors.New("the unified (v2) cgroup hierarchy is not mounted:
 
 // CgroupMount returns where the unified cgroup hierarchy is mounted.
 func CgroupMount() (string, error) {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := Mounts("cgroup2")
 	if err != nil {
-		return "", fmt.Errorf("looking for the cgroup mount: %w", err)
+		return "", err
 	}
-	for line := range strings.Lines(string(mounts)) {
-		before, after, ok := strings.Cut(line, " - ")
-		if ok && strings.HasPrefix(after, "cgroup2 ") {
-			if fields := strings.Fields(before); len(fields) > 4 {
-				return fields[4], nil
-			}
-		}
+	if len(mounts) == 0 {
+		return "", ErrNoCgroup2
 	}
-	return "", ErrNoCgroup2
+	return mounts[0], nil
 }

@@ -47,7 +47,8 @@ func mapBTF() (raw []byte, unmap func(), err error) {
 	}
 	defer f.Close()
 	if info, err := f.Stat(); err == nil && info.Size() > 0 {
-		raw, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_PRIVATE)
+		// All of it is read, so all pages are mapped at once.
+		raw, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_POPULATE)
 		if err == nil {
 			return raw, func() { _ = unix.Munmap(raw) }, nil // it was mapped just so
 		}
@@ -82,6 +83,7 @@ const (
 const (
 	btfHeaderLen = 24
 	btfTypeLen   = 12
+	averageType  = 24 // bytes: a little less than types have on the average
 )
 
 var errBTF = errors.New("not BTF that this program understands")
@@ -94,21 +96,24 @@ func (t btfType) info() uint32 { return binary.NativeEndian.Uint32(t[4:]) }
 func (t btfType) kind() uint32 { return t.info() >> 24 & 0x1f }
 func (t btfType) vlen() int    { return int(t.info() & 0xffff) }
 
+// btfSizes are the lengths of types in bytes, by kind, and of each of their members.
+var btfSizes = [32]struct{ length, each uint8 }{
+	kindPtr: {btfTypeLen, 0}, kindFwd: {btfTypeLen, 0}, kindTypedef: {btfTypeLen, 0}, kindVolatile: {btfTypeLen, 0},
+	kindConst: {btfTypeLen, 0}, kindRestrict: {btfTypeLen, 0}, kindFunc: {btfTypeLen, 0}, kindFloat: {btfTypeLen, 0},
+	kindTypeTag: {btfTypeLen, 0},
+	kindInt:     {btfTypeLen + 4, 0}, kindVar: {btfTypeLen + 4, 0}, kindDeclTag: {btfTypeLen + 4, 0},
+	kindArray:  {btfTypeLen + 12, 0},
+	kindStruct: {btfTypeLen, 12}, kindUnion: {btfTypeLen, 12}, kindDatasec: {btfTypeLen, 12}, kindEnum64: {btfTypeLen, 12},
+	kindEnum: {btfTypeLen, 8}, kindFuncProto: {btfTypeLen, 8},
+}
+
 // size returns the length of a type in bytes, from its first btfTypeLen.
 func (t btfType) size() (int, error) {
-	switch t.kind() {
-	case kindPtr, kindFwd, kindTypedef, kindVolatile, kindConst, kindRestrict, kindFunc, kindFloat, kindTypeTag:
-		return btfTypeLen, nil
-	case kindInt, kindVar, kindDeclTag:
-		return btfTypeLen + 4, nil
-	case kindArray:
-		return btfTypeLen + 12, nil
-	case kindStruct, kindUnion, kindDatasec, kindEnum64:
-		return btfTypeLen + 12*t.vlen(), nil
-	case kindEnum, kindFuncProto:
-		return btfTypeLen + 8*t.vlen(), nil
+	size := &btfSizes[t.kind()]
+	if size.length == 0 {
+		return 0, fmt.Errorf("%w: kind %d", errBTF, t.kind())
 	}
-	return 0, fmt.Errorf("%w: kind %d", errBTF, t.kind())
+	return int(size.length) + int(size.each)*t.vlen(), nil
 }
 
 // refs calls f for each place in t that holds the id of another type.
@@ -151,13 +156,15 @@ func reduce(raw []byte, names []string) ([]byte, error) {
 		return nil, err
 	}
 	wanted := make(map[string]bool, len(names))
+	var begins [1 << 16]bool // by their first two bytes, which few of the others have
 	for _, name := range names {
 		// A flavour (task_struct___old) is another view of the type before the ___.
 		essential, _, _ := strings.Cut(name, "___")
 		wanted[essential] = true
+		begins[binary.NativeEndian.Uint16(append([]byte(essential), 0, 0))] = true
 	}
 	var (
-		start = []uint32{0} // of each type, by id; void has none
+		start = make([]uint32, 1, 1+len(types)/averageType) // of each type, by id; void has none
 		found []uint32
 	)
 	for at := 0; at < len(types); {
@@ -174,6 +181,9 @@ func reduce(raw []byte, names []string) ([]byte, error) {
 		}
 		switch t.kind() {
 		case kindStruct, kindUnion, kindEnum, kindEnum64, kindTypedef:
+			if offset := uint64(t.name()); offset+2 < uint64(len(stringTable)) && !begins[binary.NativeEndian.Uint16(stringTable[offset:])] {
+				break
+			}
 			name, err := btfString(stringTable, t.name())
 			if err != nil {
 				return nil, err

@@ -112,9 +112,25 @@ func TestReduce(t *testing.T) {
 	if len(small) >= len(smallBTF()) {
 		t.Errorf("%d bytes became %d", len(smallBTF()), len(small))
 	}
+	none := smallBTF()
+	binary.NativeEndian.PutUint32(none[12:], 0) // the length of its types
+	if _, err := reduce(none, []string{"a"}); err != nil {
+		t.Errorf("BTF without types: %v", err)
+	}
 	for _, broken := range [][]byte{nil, smallBTF()[:20], smallBTF()[:40]} {
 		if _, err := reduce(broken, []string{"a"}); err == nil {
 			t.Errorf("%d bytes of BTF are taken for whole", len(broken))
+		}
+	}
+}
+
+// BenchmarkTypes is most of what a tracer's start takes in user space.
+func BenchmarkTypes(b *testing.B) {
+	names := []string{"task_struct", "mm_struct", "file", "fs_struct", "dentry", "vfsmount", "mount", "nsproxy", "pid", "cred"}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Types(names); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/exit"
 	"github.com/rbtrace/rbtrace/internal/probes/fork"
 	"github.com/rbtrace/rbtrace/internal/probes/open"
+	"github.com/rbtrace/rbtrace/internal/probes/readline"
 	"github.com/rbtrace/rbtrace/internal/probes/signal"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
 	"github.com/rbtrace/rbtrace/internal/tracer"
@@ -23,5 +24,6 @@ func All() []*tracer.Tracer {
 		open.Tracer,
 		signal.Tracer,
 		tcpaccept.Tracer,
+		readline.Tracer,
 	}
 }

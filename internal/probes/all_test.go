@@ -55,7 +55,7 @@ func TestAll(t *testing.T) {
 
 func testColumns(t *testing.T, tr *tracer.Tracer) {
 	key := regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
-	for _, c := range tr.Schema {
+	for _, c := range tr.Schema() {
 		if !key.MatchString(c.Key) || c.Key == "type" {
 			t.Errorf("key %q", c.Key)
 		}
@@ -64,11 +64,11 @@ func testColumns(t *testing.T, tr *tracer.Tracer) {
 		}
 	}
 	for _, defaults := range [][]string{tr.Columns, tr.FailedColumns} {
-		columns, err := tr.Schema.Select(defaults, "")
+		columns, err := tr.Schema().Select(defaults, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if w := output.Width(tr.Schema, columns, field.NewTimeStyle(field.TimeWall, nil)); w > 80 {
+		if w := output.Width(tr.Schema(), columns, field.NewTimeStyle(field.TimeWall, nil)); w > 80 {
 			t.Errorf("the table of %v is %d wide", defaults, w)
 		}
 	}
@@ -82,7 +82,19 @@ func testConstants(t *testing.T, tr *tracer.Tracer, spec *ebpf.CollectionSpec) {
 		wanted[name] = true
 	}
 	for _, p := range tr.Params {
-		constants, err := p.Constants("1")
+		text := p.Default
+		switch {
+		case text != "":
+		case p.Duration:
+			text = "1ms"
+		case p.Name == tracer.StackParam:
+			text = "kernel"
+		case p.Text != nil && p.Check("1") != nil:
+			text = "/"
+		default:
+			text = "1"
+		}
+		constants, err := p.Constants(text)
 		if err != nil {
 			t.Errorf("--%s: %v", p.Name, err)
 		}
@@ -92,11 +104,17 @@ func testConstants(t *testing.T, tr *tracer.Tracer, spec *ebpf.CollectionSpec) {
 			}
 			wanted[name] = true
 		}
-		if p.Column != "" && tr.Schema.Index(p.Column) < 0 {
+		if p.Column != "" && tr.Schema().Index(p.Column) < 0 {
 			t.Errorf("--%s filters by %s, which is no column", p.Name, p.Column)
 		}
 		if p.Usage == "" || p.Value == "" || p.Max == 0 {
 			t.Errorf("--%s is not described", p.Name)
+		}
+	}
+	for _, e := range tr.Enums {
+		wanted[e.Const] = true
+		if e.Type == "" {
+			t.Errorf("the enum of %s has no name", e.Const)
 		}
 	}
 	for name := range wanted {
@@ -106,7 +124,7 @@ func testConstants(t *testing.T, tr *tracer.Tracer, spec *ebpf.CollectionSpec) {
 	}
 	for name, v := range spec.Variables {
 		// What is there for bpf2go's sake alone is no tunable: it is not volatile.
-		if v.Constant() && !wanted[name] && volatile(v) {
+		if v.Constant() && !wanted[name] && volatile(v) && name != attach.CgroupConstant {
 			t.Errorf("nothing sets the constant %s", name)
 		}
 	}
@@ -132,6 +150,7 @@ func volatile(v *ebpf.VariableSpec) bool {
 func testPrograms(t *testing.T, tr *tracer.Tracer, spec *ebpf.CollectionSpec) {
 	used := make(map[string]bool)
 	for _, hook := range tr.Hooks {
+		own := false // one of its kind
 		for _, p := range hook.Programs {
 			used[p.Name] = true
 			program := spec.Programs[p.Name]
@@ -143,12 +162,22 @@ func testPrograms(t *testing.T, tr *tracer.Tracer, spec *ebpf.CollectionSpec) {
 				ebpf.RawTracepoint: tracer.Tracepoint, ebpf.TracePoint: tracer.Tracepoint,
 				ebpf.Tracing: tracer.Fentry, ebpf.Kprobe: tracer.Kprobe,
 			}[program.Type]
-			if hook.Kind != want {
+			if strings.HasPrefix(program.SectionName, "uprobe/") || strings.HasPrefix(program.SectionName, "uretprobe/") {
+				want = tracer.Uprobe
+			}
+			if strings.HasPrefix(program.SectionName, "iter/") && p.Prepares {
+				continue // what is there before
+			}
+			own = own || hook.Kind == want
+			if hook.Kind != want && want != tracer.Tracepoint { // which may be beside functions
 				t.Errorf("%s (%s) is in a hook of the kind %s", p.Name, program.SectionName, hook.Kind)
 			}
 			if program.License != "Dual BSD/GPL" {
 				t.Errorf("%s has the licence %q", p.Name, program.License)
 			}
+		}
+		if !own {
+			t.Errorf("no program is of the hook's kind, %s", hook.Kind)
 		}
 	}
 	for name := range spec.Programs {
@@ -194,7 +223,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		object := make(map[string]json.RawMessage)
 		b := []byte("{")
-		for i, c := range tr.Schema {
+		for i, c := range tr.Schema() {
 			if i > 0 {
 				b = append(b, ',')
 			}
@@ -205,10 +234,10 @@ func FuzzDecode(f *testing.F) {
 		if !utf8.Valid(b) {
 			t.Errorf("not UTF-8: %q", b)
 		}
-		if err := json.Unmarshal(b, &object); err != nil || len(object) != len(tr.Schema) {
+		if err := json.Unmarshal(b, &object); err != nil || len(object) != len(tr.Schema()) {
 			t.Errorf("%v: %s", err, b)
 		}
-		for i, c := range tr.Schema {
+		for i, c := range tr.Schema() {
 			for _, r := range string(decoder.Event[i].AppendText(nil)) {
 				if r < ' ' || r == 0x7f || r == utf8.RuneError && c.Key != "args" {
 					t.Errorf("%s has %q in its cell", c.Key, r)

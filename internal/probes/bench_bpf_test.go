@@ -45,7 +45,7 @@ func BenchmarkRingToFile(b *testing.B) {
 func benchmarkRingToFile(b *testing.B, tr *tracer.Tracer, records [][]byte, newSink func(io.Writer, *field.TimeStyle) output.Sink) {
 	ring, w := bpftest.NewRing(b, 64<<20)
 	style := field.NewTimeStyle(field.TimeWall, nil)
-	columns, err := tr.Schema.Select(tr.Columns, "")
+	columns, err := tr.Schema().Select(tr.Columns, "")
 	if err != nil {
 		b.Fatal(err)
 	}

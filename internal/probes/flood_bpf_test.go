@@ -32,7 +32,7 @@ var floodComm = fmt.Sprintf("flood-%d", os.Getpid())
 // roles: flood waits, and fails to open a file and to execute a program as often as
 // its argument says: nothing makes events faster.
 func TestMain(m *testing.M) {
-	bpftest.Main(m, map[string]func() error{"flood": func() error {
+	bpftest.Main(m, map[string]func() error{"descend": descend, "flood": func() error {
 		n, err := strconv.Atoi(os.Args[1])
 		if err != nil {
 			return err
@@ -106,9 +106,11 @@ func floodOptions(t *testing.T, topology attach.Topology) attach.Options {
 // and whatever wakes the reader.
 func TestFlood(t *testing.T) {
 	bpftest.Require(t)
-	const each, processes = 4001, 2
+	bpftest.Ends(t)
+	const processes = 2
+	each := bpftest.Few(2003, 307)
 	for _, topology := range topologies {
-		for _, wakeup := range wakeups {
+		for _, wakeup := range bpftest.Thin(wakeups, 2) {
 			t.Run(topology.name+"/"+wakeup.name, func(t *testing.T) {
 				opts := floodOptions(t, topology.Topology)
 				opts.Rings, opts.RingSize, opts.Wakeup = topology.rings, uint32(os.Getpagesize()), wakeup.Wakeup
@@ -126,16 +128,16 @@ func TestFlood(t *testing.T) {
 					c.End(t)
 				}
 				r := s.Finish(t) // which compares the books with the stream
-				lateSaid := uint64(0)
+				lateSaid, made := uint64(0), uint64(each*processes)
 				for _, l := range r.Ledger {
 					total := l.Total()
 					lateSaid += l.Late
 					// The kernel may have missed events of others.
-					if got := total.Lost + total.Submitted; got < each*processes || got-l.Missed > each*processes || total.Discarded != 0 {
-						t.Errorf("%d events of %d: %s", got, each*processes, l)
+					if got := total.Lost + total.Submitted; got < made || got-l.Missed > made || total.Discarded != 0 {
+						t.Errorf("%d events of %d: %s", got, made, l)
 					}
-					if l.Printed == 0 || total.Lost < each*processes/2 {
-						t.Errorf("%d of %d events were lost: this is no flood", total.Lost, each*processes)
+					if l.Printed == 0 || total.Lost < made/2 {
+						t.Errorf("%d of %d events were lost: this is no flood", total.Lost, made)
 					}
 				}
 				var last int64
@@ -229,6 +231,7 @@ func until(t *testing.T, what string, ok func() bool) {
 // while tracing.
 func TestNoisyCgroup(t *testing.T) {
 	bpftest.Require(t)
+	bpftest.Ends(t)
 	const noise, few = 5003, 17
 	for _, late := range []bool{false, true} {
 		t.Run(fmt.Sprintf("late=%v", late), func(t *testing.T) {

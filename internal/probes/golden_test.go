@@ -75,7 +75,7 @@ func replay(t *testing.T, tr *tracer.Tracer, file string, style *field.TimeStyle
 	if r.Meta.Tracers[0].Failed {
 		columns = tr.FailedColumns
 	}
-	selected, err := tr.Schema.Select(columns, "")
+	selected, err := tr.Schema().Select(columns, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,9 @@ import (
 // overwriteFlag is BPF_F_RB_OVERWRITE (Linux 6.19).
 const overwriteFlag = 1 << 19
 
+// Overwrites reports whether the ring m overwrites its oldest records when it is full.
+func Overwrites(m *ebpf.Map) bool { return m.Flags()&overwriteFlag != 0 }
+
 // Open maps the ring m for reading and takes up where consumer_pos stands. It
 // needs a file descriptor that may be read and written, and leaves m to the
 // caller, who may close it right away: the ring has a duplicate of its own.
@@ -32,7 +35,7 @@ func Open(m *ebpf.Map) (*Ring, error) {
 	if m.Type() != ebpf.RingBuf {
 		return nil, fmt.Errorf("map type %s, need %s: %w", m.Type(), ebpf.RingBuf, errors.ErrUnsupported)
 	}
-	if m.Flags()&overwriteFlag != 0 {
+	if Overwrites(m) {
 		return nil, fmt.Errorf("the ring overwrites its oldest records (BPF_F_RB_OVERWRITE): %w", errors.ErrUnsupported)
 	}
 	if err := ValidSize(uint64(m.MaxEntries())); err != nil {

@@ -44,7 +44,7 @@ func OpenView(m *ebpf.Map) (*View, error) {
 	// Both types have the consumer page first, then the producer page, then the data,
 	// twice: they differ in which of these the owner may map writable
 	// (ringbuf_map_mmap_kern and ringbuf_map_mmap_user).
-	v := &View{m: m, page: os.Getpagesize(), size: uint64(m.MaxEntries()), overwrites: m.Flags()&overwriteFlag != 0}
+	v := &View{m: m, page: os.Getpagesize(), size: uint64(m.MaxEntries()), overwrites: Overwrites(m)}
 	var err error
 	if v.positions, err = unix.Mmap(m.FD(), 0, 2*v.page, unix.PROT_READ, unix.MAP_SHARED); err != nil {
 		return nil, fmt.Errorf("mapping the positions: %w", err)

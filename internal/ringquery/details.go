@@ -18,6 +18,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/pin"
 	"golang.org/x/sys/unix"
+
+	"github.com/rbtrace/rbtrace/internal/kernel"
 )
 
 // Details are who holds a ring and what uses it. What could not be looked at, for lack
@@ -219,7 +221,8 @@ func mapsOfProcess(pid int, asking map[int]bool) ([]ebpf.MapID, error) {
 // mounted here. Links are not followed, nor are other file systems entered.
 func pinnedMaps() []string {
 	var files []string
-	for _, mount := range bpfMounts() {
+	mounts, _ := kernel.Mounts("bpf") // where they cannot be read, nothing is found
+	for _, mount := range mounts {
 		var root unix.Statfs_t
 		if unix.Statfs(mount, &root) != nil || root.Type != unix.BPF_FS_MAGIC {
 			continue // another one is mounted over it
@@ -242,41 +245,6 @@ func pinnedMaps() []string {
 		})
 	}
 	return files
-}
-
-// bpfMounts returns where BPF file systems are mounted.
-func bpfMounts() []string {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil
-	}
-	var dirs []string
-	for line := range strings.Lines(string(mounts)) {
-		before, after, _ := strings.Cut(line, " - ")
-		if !strings.HasPrefix(after, "bpf ") {
-			continue
-		}
-		if fields := strings.Fields(before); len(fields) > 4 {
-			dirs = append(dirs, unescapeMount(fields[4]))
-		}
-	}
-	return dirs
-}
-
-// unescapeMount undoes what the kernel does to spaces and the like in mountinfo: \040.
-func unescapeMount(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+4 <= len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 // pinnedID returns the id of the map that is pinned at a path.

@@ -45,7 +45,7 @@ func hold() error {
 		return err
 	}
 	defer m.Close()
-	fmt.Fprintln(os.NewFile(bpftest.ReportFD, "report"), "held")
+	fmt.Fprintln(bpftest.ReportTo, "held")
 	return bpftest.AwaitEOF()
 }
 
@@ -553,7 +553,7 @@ func askAndAsk() error {
 			return err
 		}
 		if i == 50 {
-			fmt.Fprintln(os.NewFile(bpftest.ReportFD, "report"), "asked")
+			fmt.Fprintln(bpftest.ReportTo, "asked")
 		}
 	}
 }

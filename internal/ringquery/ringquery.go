@@ -222,12 +222,7 @@ func (q *Querier) Snapshot(ctx context.Context, req Request) (*Snapshot, error) 
 		errs = append(errs, lookErr)
 	}
 	for _, t := range targets {
-		h := q.rings[t.ring.ID]
-		if h == nil {
-			h = &history{}
-			q.rings[t.ring.ID] = h
-		}
-		t.ring.Motion = h.judge(&t.window, t.ring.Overwrites)
+		t.ring.Motion = q.history(t).judge(&t.window, t.ring.Overwrites)
 		t.ring.State, t.ring.Source = t.window.last, t.asker.source()
 		s.Rings = append(s.Rings, t.ring)
 		t.close() // before owners are looked for, of which this process is to be none
@@ -412,13 +407,19 @@ func (t *target) view() (v *ringbuf.View, done func()) {
 	return v, func() { _ = v.Close() }
 }
 
-// lookAtHead notes whether the record at the head is busy.
-func (q *Querier) lookAtHead(t *target, at time.Time) {
+// history returns what is known of the ring from before: nothing, the first time.
+func (q *Querier) history(t *target) *history {
 	h := q.rings[t.ring.ID]
 	if h == nil {
 		h = &history{}
 		q.rings[t.ring.ID] = h
 	}
+	return h
+}
+
+// lookAtHead notes whether the record at the head is busy.
+func (q *Querier) lookAtHead(t *target, at time.Time) {
+	h := q.history(t)
 	if t.window.last.AvailData == 0 {
 		h.head(0, false, at)
 		return
@@ -552,12 +553,9 @@ func factsOf(m *ebpf.Map) (facts, ebpf.MapID, error) {
 func newTarget(m *ebpf.Map, id ebpf.MapID, f facts) *target {
 	return &target{m: m, ring: Ring{
 		ID: id, Name: f.name, Type: f.typ, Memory: f.memory,
-		Overwrites: m.Flags()&overwriteFlag != 0,
+		Overwrites: ringbuf.Overwrites(m),
 	}}
 }
-
-// overwriteFlag is BPF_F_RB_OVERWRITE (Linux 6.19).
-const overwriteFlag = 1 << 19
 
 // Ring asks one ring for its state, and nothing else. An error wraps fs.ErrNotExist
 // where no map has this id, and is a *NotRingError where the map is of another type.

@@ -134,11 +134,3 @@ func TestSelection(t *testing.T) {
 		t.Error("the zero value is not all")
 	}
 }
-
-func TestUnescapeMount(t *testing.T) {
-	for in, want := range map[string]string{`/a\040b\134c`: `/a b\c`, `/\`: `/\`, `/\04`: `/\04`, `/\999`: `/\999`} {
-		if got := unescapeMount(in); got != want {
-			t.Errorf("%q: %q, want %q", in, got, want)
-		}
-	}
-}

@@ -11,16 +11,23 @@ type PathFlags uint32
 const (
 	PathCut     PathFlags = 1 << iota // the beginning is missing
 	PathDeleted                       // unlinked, or never in a directory
+
+	PathUnreachable PathFlags = 1 << 6 // it does not begin at the root of a mount namespace
+	PathMask                  = PathCut | PathDeleted | PathUnreachable
 )
 
 // AppendPath appends the path whose names rb_path_names stored, from the leaf
 // up to the root and each with its NUL. As in /proc/PID/cwd a path that is no
-// longer there ends in " (deleted)". One that was too deep to be walked to its
-// root begins with "…".
+// longer there ends in " (deleted)". As getcwd has it, one that no root leads to
+// begins with "(unreachable)". One that was too deep to be walked to its root
+// begins with "…".
 func AppendPath(b, names []byte, flags PathFlags) []byte {
 	if flags&PathCut != 0 {
 		b = append(b, "…"...)
-	} else if len(names) == 0 {
+	} else if flags&PathUnreachable != 0 {
+		b = append(b, "(unreachable)"...)
+	}
+	if len(names) == 0 && flags&PathCut == 0 {
 		b = append(b, '/')
 	}
 	for len(names) > 0 {

@@ -21,7 +21,7 @@ type Column struct {
 	Width  int    // of the table's column, in cells; 0: the time column, or as wide as it comes
 	Right  bool   // aligned to the right
 	Doc    string
-	Type   string // of the JSON value: string, number, boolean or array
+	Type   string // of the JSON value: string, number, boolean, array of strings or of objects
 
 	index []int // of the struct field
 }
@@ -44,7 +44,7 @@ func (s Schema) Keys() []string {
 }
 
 // Select returns the places of the columns that spec asks for, in order. spec
-// is a list separated by commas, of keys or headers in any case: "pid,args" are
+// is a list separated by commas and spaces, of keys or headers in any case: "pid,args" are
 // these alone; with signs, "+cwd,-ret", they change defaults. An empty spec is
 // the defaults.
 func (s Schema) Select(defaults []string, spec string) ([]int, error) {
@@ -56,6 +56,9 @@ func (s Schema) Select(defaults []string, spec string) ([]int, error) {
 		return chosen, nil
 	}
 	names := strings.Split(spec, ",")
+	for i, name := range names {
+		names[i] = strings.TrimSpace(name)
+	}
 	signed := strings.ContainsAny(names[0][:min(1, len(names[0]))], "+-")
 	if !signed {
 		chosen = nil
@@ -116,7 +119,8 @@ var valueType = reflect.TypeFor[field.Value]()
 
 func schemaOf(event reflect.Type) (Schema, error) {
 	var s Schema
-	if f, ok := event.FieldByName("Common"); !ok || !f.Anonymous || f.Type != reflect.TypeFor[Common]() {
+	common, ok := event.FieldByName("Common")
+	if !ok || !common.Anonymous || common.Type != reflect.TypeFor[Common]() {
 		return nil, errors.New("the event does not embed tracer.Common")
 	}
 	for _, f := range reflect.VisibleFields(event) {
@@ -131,6 +135,16 @@ func schemaOf(event reflect.Type) (Schema, error) {
 			return nil, fmt.Errorf("field %s: key %q is taken", f.Name, c.Key)
 		}
 		s = append(s, c)
+	}
+	// A field of the event with the name of one of Common hides that.
+	visible := 0
+	for _, c := range s {
+		if len(c.index) > 1 && c.index[0] == common.Index[0] {
+			visible++
+		}
+	}
+	if visible < common.Type.NumField() {
+		return nil, errors.New("a field of the event hides one of tracer.Common")
 	}
 	return s, nil
 }

@@ -7,9 +7,11 @@
 package tracer
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
+	"sync"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -27,10 +29,11 @@ const (
 	Tracepoint HookKind = "tracepoint" // classic, raw or BTF
 	Fentry     HookKind = "fentry"     // fentry and fexit: BPF trampolines
 	Kprobe     HookKind = "kprobe"     // kprobe and kretprobe
+	Uprobe     HookKind = "uprobe"     // uprobe and uretprobe: functions of programs and libraries
 )
 
 // Kinds returns all kinds, in the order in which auto tries them.
-func Kinds() []HookKind { return []HookKind{Tracepoint, Fentry, Kprobe} }
+func Kinds() []HookKind { return []HookKind{Tracepoint, Fentry, Kprobe, Uprobe} }
 
 // Hook is one set of programs that together deliver a tracer's events. The
 // schema is the same whichever hook carries them.
@@ -52,9 +55,19 @@ type Program struct {
 	// AlsoIf are such places that not every kernel or architecture has. It is
 	// attached to those that are there.
 	AlsoIf []string
-	// Prepares says that the program makes no events and counts no hits itself: what
-	// it misses, the one that does enters as lost.
+	// Files are of a uprobe, and say in which files its functions are: libraries without
+	// their version (libssl.so), and programs (bash). It is attached in each file of such
+	// a name that is found and has all that the hook's programs with the same Files look for.
+	Files []string
+	// Optional says that the function need not be there.
+	Optional bool
+	// Prepares says that the program makes no events and counts no hits itself, and that
+	// none is lost silently where the kernel does not run it: the one that makes events
+	// enters a loss then, or shows the event without what was to be prepared.
 	Prepares bool
+	// ForFilters says the same, but where something is filtered by process: what such a
+	// filter asks for is then not known, and an event that is wanted not shown.
+	ForFilters bool
 }
 
 // Example is a command line and what it is for.
@@ -75,6 +88,9 @@ type Def[W, E any] struct {
 	Short    string // one line, as of a man page's NAME
 	Long     string // paragraphs for the help and the docs
 	Examples []Example
+	// Costly says that the tracer costs a busy machine much, since its hooks are hit so
+	// often: the help says so, and the command when it falls behind.
+	Costly bool
 
 	Load  func() (*ebpf.CollectionSpec, error) // bpf2go's
 	Hooks []Hook                               // in the order in which auto tries them
@@ -84,6 +100,7 @@ type Def[W, E any] struct {
 	Columns, FailedColumns []string
 
 	Params []Param
+	Enums  []Enum
 
 	// Decode fills e from one record: w, and tail, the bytes behind it. Both alias
 	// ring memory, as e may until the next record. The runtime fills e.Common before.
@@ -95,57 +112,47 @@ type Def[W, E any] struct {
 type Tracer struct {
 	Name, Short, Long      string
 	Examples               []Example
+	Costly                 bool
 	Load                   func() (*ebpf.CollectionSpec, error)
 	Hooks                  []Hook
 	Columns, FailedColumns []string
 	Params                 []Param
+	Enums                  []Enum
 
-	// Schema lists every column, those of Common first.
-	Schema Schema
 	// WireSize is the size of the wire type: a record is never shorter.
 	WireSize int
 
+	schema     func() Schema
 	wireType   reflect.Type
 	newDecoder func() *Decoder
 }
 
-// New checks a declaration and returns it as a Tracer. It panics where the
-// declaration is wrong, which the first use of the program shows: its input is
-// this program's source, nothing from outside.
+// New returns a declaration as a Tracer. What it says of types is looked at when that is
+// first needed, as a program has many tracers and uses few: it panics then, where the
+// declaration is wrong, which is a mistake in this program's source and shows in the
+// tests of all tracers.
 func New[W, E any](def Def[W, E]) *Tracer {
-	schema, err := schemaOf(reflect.TypeFor[E]())
-	if err != nil {
-		panic(fmt.Sprintf("tracer %s: %v", def.Name, err))
-	}
-	for i, c := range CommonSchema() {
-		if i >= len(schema) || schema[i].Key != c.Key {
-			panic(fmt.Sprintf("tracer %s: a field of the event hides the common column %q", def.Name, c.Key))
-		}
-	}
-	head, ok := reflect.TypeFor[W]().FieldByName("Head")
-	if !ok || head.Offset != 0 || head.Type.Size() != unsafe.Sizeof(wire.Head{}) {
-		panic(fmt.Sprintf("tracer %s: the wire type does not begin with struct rb_head", def.Name))
-	}
 	if len(def.FailedColumns) == 0 {
 		def.FailedColumns = def.Columns
 	}
 	t := &Tracer{
-		Name: def.Name, Short: def.Short, Long: def.Long, Examples: def.Examples,
-		Load: def.Load, Hooks: def.Hooks, Params: def.Params,
+		Name: def.Name, Short: def.Short, Long: def.Long, Examples: def.Examples, Costly: def.Costly,
+		Load: def.Load, Hooks: def.Hooks, Params: def.Params, Enums: def.Enums,
 		Columns: def.Columns, FailedColumns: def.FailedColumns,
-		Schema:   schema,
-		WireSize: int(reflect.TypeFor[W]().Size()),
+		WireSize: int(unsafe.Sizeof(*new(W))),
 		wireType: reflect.TypeFor[W](),
 	}
-	for _, key := range slices.Concat(t.Columns, t.FailedColumns) {
-		if schema.Index(key) < 0 {
-			panic(fmt.Sprintf("tracer %s: no column %q", def.Name, key))
+	t.schema = sync.OnceValue(func() Schema {
+		schema, err := t.check(reflect.TypeFor[E]())
+		if err != nil {
+			panic(fmt.Sprintf("tracer %s: %v", t.Name, err))
 		}
-	}
+		return schema
+	})
 	t.newDecoder = func() *Decoder {
 		e := new(E)
 		d := &Decoder{
-			Event:  schema.bind(reflect.ValueOf(e).Elem()),
+			Event:  t.Schema().bind(reflect.ValueOf(e).Elem()),
 			common: reflect.ValueOf(e).Elem().FieldByName("Common").Addr().Interface().(*Common),
 			size:   t.WireSize,
 		}
@@ -158,9 +165,62 @@ func New[W, E any](def Def[W, E]) *Tracer {
 	return t
 }
 
+// check returns the schema of the events, if the declaration is right.
+func (t *Tracer) check(event reflect.Type) (Schema, error) {
+	schema, err := schemaOf(event)
+	if err != nil {
+		return nil, err
+	}
+	head, ok := t.wireType.FieldByName("Head")
+	if !ok || head.Offset != 0 || head.Type.Size() != unsafe.Sizeof(wire.Head{}) {
+		return nil, errors.New("the wire type does not begin with struct rb_head")
+	}
+	for _, key := range slices.Concat(t.Columns, t.FailedColumns) {
+		if schema.Index(key) < 0 {
+			return nil, fmt.Errorf("no column %q", key)
+		}
+	}
+	return schema, nil
+}
+
+// Schema lists every column, those of Common first.
+func (t *Tracer) Schema() Schema { return t.schema() }
+
 // HasFailed reports whether the tracer can show failed calls instead.
 func (t *Tracer) HasFailed() bool {
 	return slices.ContainsFunc(t.Hooks, func(h Hook) bool { return h.Failed })
+}
+
+// Variant returns the program that one of the tracer's hooks has and those that may be tried
+// instead of it, of the same kind, have not, or its first one: they are for other kernels, and
+// their places may be the same. Empty: there are no such hooks.
+func (t *Tracer) Variant(hook *Hook) string {
+	others := make(map[string]bool)
+	several := false
+	for i := range t.Hooks {
+		if h := &t.Hooks[i]; h != hook && h.Kind == hook.Kind && h.Failed == hook.Failed {
+			several = true
+			for _, p := range h.Programs {
+				others[p.Name] = true
+			}
+		}
+	}
+	if !several {
+		return ""
+	}
+	for _, p := range hook.Programs {
+		if !others[p.Name] {
+			return p.Name
+		}
+	}
+	return hook.Programs[0].Name
+}
+
+// WithHooks returns a tracer like t that has these of its hooks alone.
+func (t *Tracer) WithHooks(hooks []Hook) *Tracer {
+	with := *t
+	with.Hooks = hooks
+	return &with
 }
 
 // NewDecoder returns a decoder with an event of its own.

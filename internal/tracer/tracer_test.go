@@ -43,7 +43,7 @@ func testTracer() *Tracer {
 }
 
 func TestSchema(t *testing.T) {
-	s := testTracer().Schema
+	s := testTracer().Schema()
 	common := reflect.TypeFor[Common]().NumField()
 	if got := s[common:].Keys(); !cmp.Equal(got, []string{"value", "name", "good", "list"}) {
 		t.Errorf("keys %v", got)
@@ -84,7 +84,11 @@ func TestSchemaRefuses(t *testing.T) {
 		Common
 		A field.Bool `json:"a" col:"A,left" doc:"a"`
 	}
-	for _, event := range []any{noCommon{}, noValue{}, noDoc{}, taken{}, narrow{}, unknown{}} {
+	type hides struct {
+		Common
+		PID field.Bool `json:"a" col:"A" doc:"a"`
+	}
+	for _, event := range []any{noCommon{}, noValue{}, noDoc{}, taken{}, narrow{}, unknown{}, hides{}} {
 		if _, err := schemaOf(reflect.TypeOf(event)); err == nil {
 			t.Errorf("%T is taken for an event", event)
 		}
@@ -92,7 +96,7 @@ func TestSchemaRefuses(t *testing.T) {
 }
 
 func TestSelect(t *testing.T) {
-	s := testTracer().Schema
+	s := testTracer().Schema()
 	defaults := []string{"pid", "value", "name"}
 	for spec, want := range map[string]string{
 		"":                 "pid value name",
@@ -132,14 +136,14 @@ func TestDecode(t *testing.T) {
 	d := tr.NewDecoder()
 	rec := make([]byte, tr.WireSize+4)
 	w, tail := view[testWire](rec)
-	w.Head = wire.Head{Time: 1e9, Pid: 7, Comm: [16]uint8{'a'}}
+	w.Head = wire.Head{Time: 1e9, Who: wire.Who{Pid: 7, Comm: [16]uint8{'a'}}}
 	w.Value = 42
 	copy(tail, "tail")
 	if err := d.Decode(rec, 5); err != nil {
 		t.Fatal(err)
 	}
 	got := make(map[string]string)
-	for i, c := range tr.Schema {
+	for i, c := range tr.Schema() {
 		got[c.Key] = string(d.Event[i].AppendJSON(nil))
 	}
 	for key, want := range map[string]string{
@@ -171,9 +175,61 @@ func TestAppendPath(t *testing.T) {
 		{"memfd:x\x00", PathDeleted, "/memfd:x (deleted)"},
 		{"z\x00y\x00", PathCut, "…/y/z"},
 		{"", PathCut, "…"},
+		{"z\x00y\x00", PathUnreachable, "(unreachable)/y/z"},
+		{"", PathUnreachable, "(unreachable)/"},
+		{"z\x00", PathUnreachable | PathDeleted, "(unreachable)/z (deleted)"},
+		{"", PathDeleted, "/ (deleted)"},
 	} {
 		if got := string(AppendPath([]byte("<"), []byte(c.names), c.flags)); got != "<"+c.want {
 			t.Errorf("%q with %d: %q, want %q", c.names, c.flags, got, c.want)
+		}
+	}
+}
+
+func TestEnum(t *testing.T) {
+	p := Param{Name: "color", Const: "color", Max: 2, Enum: func(name string) (uint64, bool) {
+		n, ok := map[string]uint64{"red": 0, "green": 1}[name]
+		return n, ok
+	}}
+	for text, want := range map[string]uint64{"red": 1, "green": 2, "0": 1, "2": 3} {
+		constants, err := p.Constants(text)
+		if diff := cmp.Diff(map[string]any{"color": want}, constants); err != nil || diff != "" {
+			t.Errorf("%q: %v, %s", text, err, diff)
+		}
+	}
+	for _, text := range []string{"", "blue", "3", "-1", "1.0"} {
+		if err := p.Check(text); err == nil || !strings.Contains(err.Error(), "want a name, or a number up to 2") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	for _, c := range []struct {
+		cell, text string
+		want       bool
+	}{{"green", "green", true}, {"green", "1", true}, {"2", "2", true}, {"red", "green", false}, {"", "red", false}, {"4", "red", false}} {
+		if got := p.Match(new(field.Text(c.cell)), c.text); got != c.want {
+			t.Errorf("%q matches %q: %v", c.cell, c.text, got)
+		}
+	}
+}
+
+// TestVariant: hooks of one kind are told apart.
+func TestVariant(t *testing.T) {
+	program := func(names ...string) (list []Program) {
+		for _, name := range names {
+			list = append(list, Program{Name: name})
+		}
+		return list
+	}
+	tr := testTracer()
+	tr.Hooks = []Hook{
+		{Kind: Tracepoint, Programs: program("both", "new")},
+		{Kind: Tracepoint, Programs: program("both", "old")},
+		{Kind: Tracepoint, Failed: true, Programs: program("both", "new")},
+		{Kind: Kprobe, Programs: program("both")},
+	}
+	for i, want := range []string{"new", "old", "", ""} {
+		if got := tr.Variant(&tr.Hooks[i]); got != want {
+			t.Errorf("hook %d: %q, want %q", i, got, want)
 		}
 	}
 }

@@ -16,18 +16,13 @@ import (
 type followRbHead struct {
 	_      structs.HostLayout
 	Time   uint64
-	Cgroup uint64
-	Pid    uint32
-	Tid    uint32
-	Ppid   uint32
-	Uid    uint32
-	Gid    uint32
+	Who    followRbWho
 	Lost   uint32
 	Tracer uint16
 	Cpu    uint16
 	Flags  uint16
 	Group  uint16
-	Comm   [16]uint8
+	Unused uint32
 }
 
 type followRbLedger struct {
@@ -47,6 +42,21 @@ type followRbPart struct {
 	Data   [32768]uint8
 }
 
+type followRbWho struct {
+	_      structs.HostLayout
+	Cgroup uint64
+	Start  uint64
+	Pid    uint32
+	Tid    uint32
+	Ppid   uint32
+	Uid    uint32
+	Gid    uint32
+	NsPid  uint32
+	NsTid  uint32
+	PidNs  uint32
+	Comm   [16]uint8
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -57,15 +67,18 @@ const (
 	followMapRbRing        = "rb_ring"
 	followMapRbRings       = "rb_rings"
 	followMapRbTree        = "rb_tree"
+	followProgRbFollowExec = "rb_follow_exec"
 	followProgRbFollowFork = "rb_follow_fork"
 	followProgRbFollowFree = "rb_follow_free"
 	followVarFollowExport  = "follow_export"
+	followVarRbAwaited     = "rb_awaited"
 	followVarRbByCgroup    = "rb_by_cgroup"
 	followVarRbByComm      = "rb_by_comm"
 	followVarRbByTree      = "rb_by_tree"
 	followVarRbByUid       = "rb_by_uid"
 	followVarRbComm        = "rb_comm"
 	followVarRbFailed      = "rb_failed"
+	followVarRbOn          = "rb_on"
 	followVarRbPid         = "rb_pid"
 	followVarRbPpid        = "rb_ppid"
 	followVarRbRingCount   = "rb_ring_count"
@@ -120,6 +133,7 @@ type followSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type followProgramSpecs struct {
+	RbFollowExec *ebpf.ProgramSpec `ebpf:"rb_follow_exec"`
 	RbFollowFork *ebpf.ProgramSpec `ebpf:"rb_follow_fork"`
 	RbFollowFree *ebpf.ProgramSpec `ebpf:"rb_follow_free"`
 }
@@ -141,12 +155,14 @@ type followMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type followVariableSpecs struct {
 	FollowExport  *ebpf.VariableSpec `ebpf:"follow_export"`
+	RbAwaited     *ebpf.VariableSpec `ebpf:"rb_awaited"`
 	RbByCgroup    *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
 	RbByComm      *ebpf.VariableSpec `ebpf:"rb_by_comm"`
 	RbByTree      *ebpf.VariableSpec `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.VariableSpec `ebpf:"rb_comm"`
 	RbFailed      *ebpf.VariableSpec `ebpf:"rb_failed"`
+	RbOn          *ebpf.VariableSpec `ebpf:"rb_on"`
 	RbPid         *ebpf.VariableSpec `ebpf:"rb_pid"`
 	RbPpid        *ebpf.VariableSpec `ebpf:"rb_ppid"`
 	RbRingCount   *ebpf.VariableSpec `ebpf:"rb_ring_count"`
@@ -203,12 +219,14 @@ func (m *followMaps) Close() error {
 // It can be passed to loadFollowObjects or ebpf.CollectionSpec.LoadAndAssign.
 type followVariables struct {
 	FollowExport  *ebpf.Variable `ebpf:"follow_export"`
+	RbAwaited     *ebpf.Variable `ebpf:"rb_awaited"`
 	RbByCgroup    *ebpf.Variable `ebpf:"rb_by_cgroup"`
 	RbByComm      *ebpf.Variable `ebpf:"rb_by_comm"`
 	RbByTree      *ebpf.Variable `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.Variable `ebpf:"rb_comm"`
 	RbFailed      *ebpf.Variable `ebpf:"rb_failed"`
+	RbOn          *ebpf.Variable `ebpf:"rb_on"`
 	RbPid         *ebpf.Variable `ebpf:"rb_pid"`
 	RbPpid        *ebpf.Variable `ebpf:"rb_ppid"`
 	RbRingCount   *ebpf.Variable `ebpf:"rb_ring_count"`
@@ -225,12 +243,14 @@ type followVariables struct {
 //
 // It can be passed to loadFollowObjects or ebpf.CollectionSpec.LoadAndAssign.
 type followPrograms struct {
+	RbFollowExec *ebpf.Program `ebpf:"rb_follow_exec"`
 	RbFollowFork *ebpf.Program `ebpf:"rb_follow_fork"`
 	RbFollowFree *ebpf.Program `ebpf:"rb_follow_free"`
 }
 
 func (p *followPrograms) Close() error {
 	return _FollowClose(
+		p.RbFollowExec,
 		p.RbFollowFork,
 		p.RbFollowFree,
 	)

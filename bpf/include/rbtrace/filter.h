@@ -46,34 +46,42 @@ static __always_inline bool rb_task_is_followed(struct task_struct *task, __u32 
 	return start && (!*start || *start == BPF_CORE_READ(task, group_leader, start_boottime));
 }
 
-static __always_inline bool rb_comm_is_wanted(void)
+/* Is text, in memory of that size, the same as the constant wanted, up to its NUL? */
+static __always_inline bool rb_is_text(const char *text, const volatile char *wanted, __u32 size)
 {
-	char comm[TASK_COMM_LEN] = {};
-
-	if (bpf_get_current_comm(comm, sizeof(comm)))
-		return false;
-	for (int i = 0; i < TASK_COMM_LEN; i++) {
-		if (comm[i] != rb_comm[i])
+	for (__u32 i = 0; i < size; i++) {
+		if (text[i] != wanted[i])
 			return false;
-		if (!comm[i])
+		if (!text[i])
 			break;
 	}
 	return true;
 }
 
-/* Is the current task one whose events are wanted? */
-static __always_inline bool rb_task_is_wanted(struct task_struct *task)
+static __always_inline bool rb_comm_is_wanted(void)
 {
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	__u32 pid = pid_tgid >> 32;
+	char comm[TASK_COMM_LEN] = {};
 
+	return !bpf_get_current_comm(comm, sizeof(comm)) && rb_is_text(comm, rb_comm, sizeof(comm));
+}
+
+/* The current task's, where somebody filters by it. */
+static __always_inline __u32 rb_uid_of_current(void)
+{
+	return rb_by_uid ? (__u32)bpf_get_current_uid_gid() : 0;
+}
+
+/* Are events of the current task wanted, if those are its ids? */
+static __always_inline bool rb_task_is_wanted_as(struct task_struct *task, __u32 pid, __u32 tid,
+						 __u32 uid)
+{
 	if (rb_pid && pid != rb_pid)
 		return false;
-	if (rb_tid && (__u32)pid_tgid != rb_tid)
+	if (rb_tid && tid != rb_tid)
 		return false;
 	if (rb_by_tree && !rb_task_is_followed(task, pid))
 		return false;
-	if (rb_by_uid && (__u32)bpf_get_current_uid_gid() != rb_uid)
+	if (rb_by_uid && uid != rb_uid)
 		return false;
 	if (rb_ppid && (__u32)BPF_CORE_READ(task, real_parent, tgid) != rb_ppid)
 		return false;
@@ -82,6 +90,20 @@ static __always_inline bool rb_task_is_wanted(struct task_struct *task)
 	if (rb_by_comm && !rb_comm_is_wanted())
 		return false;
 	return true;
+}
+
+/* Is the current task one whose events are wanted? */
+static __always_inline bool rb_task_is_wanted(struct task_struct *task)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+
+	return rb_task_is_wanted_as(task, pid_tgid >> 32, (__u32)pid_tgid, rb_uid_of_current());
+}
+
+/* Is any of these filters set? Then an event whose task nobody knows is not wanted. */
+static __always_inline bool rb_has_filters(void)
+{
+	return rb_pid || rb_tid || rb_ppid || rb_by_tree || rb_by_uid || rb_by_cgroup || rb_by_comm;
 }
 
 #endif /* __RBTRACE_FILTER_H__ */

@@ -6,6 +6,8 @@
 #ifndef __RBTRACE_RING_H__
 #define __RBTRACE_RING_H__
 
+#include "rbtrace/pid.h"
+
 #define TASK_COMM_LEN 16
 
 /* Set by user space: which tracer of the session this object is. */
@@ -39,25 +41,39 @@ const volatile __u32 rb_topology = RB_SHARED;
 const volatile __u32 rb_ring_count = 1; /* in rb_rings, for RB_HASH */
 
 /*
- * The head of every record. cgroup is the id in the unified (v2) hierarchy.
- * lost is how many events of this tracer this CPU had lost when the record was
- * made (modulo 2^32): where it rises between two records, the loss happened
- * between them. group tells which records make up one event: see struct rb_part.
+ * Whose event it is: a thread, and its process. pid, tid and ppid are ids of the
+ * initial pid namespace, ns_pid and ns_tid those that the process itself sees. start
+ * and pid name a process for good, as a pid alone does not.
  */
-struct rb_head {
-	__u64 time; /* CLOCK_BOOTTIME, ns: goes on through suspend */
-	__u64 cgroup;
-	__u32 pid; /* thread group, initial pid namespace */
+struct rb_who {
+	__u64 cgroup; /* id in the unified (v2) hierarchy */
+	__u64 start;  /* of the process, CLOCK_BOOTTIME, ns */
+	__u32 pid;    /* thread group */
 	__u32 tid;
 	__u32 ppid;
 	__u32 uid; /* real ids, initial user namespace */
 	__u32 gid;
+	__u32 ns_pid;
+	__u32 ns_tid;
+	__u32 pid_ns; /* inode number of that namespace: /proc/PID/ns/pid */
+	__u8 comm[TASK_COMM_LEN];
+};
+
+/*
+ * The head of every record. lost is how many events of this tracer this CPU had lost
+ * when the record was made (modulo 2^32): where it rises between two records, the
+ * loss happened between them. group tells which records make up one event: see struct
+ * rb_part.
+ */
+struct rb_head {
+	__u64 time; /* CLOCK_BOOTTIME, ns: goes on through suspend */
+	struct rb_who who;
 	__u32 lost;
 	__u16 tracer;
 	__u16 cpu;
 	__u16 flags; /* the tracer's own, but for RB_IS_PART */
 	__u16 group; /* 0: this record is all of its event */
-	__u8 comm[TASK_COMM_LEN];
+	__u32 unused;
 };
 
 #define RB_IS_PART (1 << 15)
@@ -125,36 +141,129 @@ struct {
  */
 #define RB_COUNT(books, column) ((void)__sync_fetch_and_add(&(books)->column, 1))
 
-/* The books of this CPU, with this hit entered. NULL never happens: the key exists. */
+/*
+ * Is this a trace yet, and still? User space sets it in one map that all objects of a session
+ * share, so that all tracers begin and end at the same moment: to attach and to detach them
+ * takes up to a tenth of a second for each place.
+ */
+volatile __u32 rb_on SEC(".data.switch") = 0;
+
+/* The books of this CPU, with this hit entered, or NULL where it is none: no trace is on. */
 static __always_inline struct rb_ledger *rb_hit(void)
 {
 	__u32 zero = 0;
-	struct rb_ledger *books = bpf_map_lookup_elem(&rb_books, &zero);
+	struct rb_ledger *books;
 
-	if (books)
+	if (!rb_on)
+		return NULL;
+	books = bpf_map_lookup_elem(&rb_books, &zero);
+	if (books) /* always: the key exists */
 		RB_COUNT(books, hits);
 	return books;
 }
 
-static __always_inline void rb_fill_head(struct rb_head *head, const struct rb_ledger *books,
-					 struct task_struct *task)
+/*
+ * Enters a hit that is lost: there is no room to remember what an event will need, of one
+ * that began here and would be made later.
+ */
+static __always_inline void rb_lose(void)
+{
+	struct rb_ledger *books = rb_hit();
+
+	if (books)
+		RB_COUNT(books, lost);
+}
+
+/* The ids of who, whose task is that, in its own pid namespace, so many levels deep. */
+static __always_inline void rb_who_in_own_ns(struct rb_who *who, struct task_struct *task,
+					     __u32 level)
+{
+	struct upid own;
+
+	who->ns_pid = who->pid;
+	who->ns_tid = who->tid;
+	who->pid_ns = RB_INITIAL_PID_NS;
+	if (!level)
+		return;
+	own = rb_pid_at(task, level);
+	who->ns_tid = own.nr;
+	who->pid_ns = BPF_CORE_READ(own.ns, ns.inum);
+	own = rb_pid_at(BPF_CORE_READ(task, group_leader), level);
+	who->ns_pid = own.nr;
+}
+
+/*
+ * Defined as 1, before this is included, by objects whose events cost much more than these few calls.
+ * From 6.3 to 6.19 the verifier looks through all types of the kernel, by name, for each pointer
+ * that is read without one (btf_nested_type_is_trusted() and its like): half a millisecond and more
+ * for each, a tenth of what exec takes to begin.
+ */
+#ifndef RB_RARE
+#define RB_RARE 0
+#endif
+
+/* The current task's. Since 5.11 what task points to can be read without a call. */
+static __always_inline void rb_who_of_current(struct rb_who *who, struct task_struct *task)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	__u64 uid_gid = bpf_get_current_uid_gid();
+	__u32 level;
 
+	who->cgroup = bpf_get_current_cgroup_id();
+	who->pid = pid_tgid >> 32;
+	who->tid = (__u32)pid_tgid;
+	who->uid = (__u32)uid_gid;
+	who->gid = uid_gid >> 32;
+	if (!RB_RARE &&
+	    bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+		struct task_struct *t = (void *)bpf_get_current_task_btf();
+
+		who->ppid = t->real_parent->tgid;
+		who->start = t->group_leader->start_boottime;
+		level = t->thread_pid->level;
+	} else {
+		who->ppid = BPF_CORE_READ(task, real_parent, tgid);
+		who->start = BPF_CORE_READ(task, group_leader, start_boottime);
+		level = BPF_CORE_READ(task, thread_pid, level);
+	}
+	rb_who_in_own_ns(who, task, level);
+	/* Not all kernels fill it behind the NUL. */
+	__builtin_memset(who->comm, 0, sizeof(who->comm));
+	bpf_get_current_comm(who->comm, sizeof(who->comm));
+}
+
+/* All of the head but for who. */
+static __always_inline void rb_begin_head(struct rb_head *head, const struct rb_ledger *books)
+{
 	head->time = bpf_ktime_get_boot_ns();
-	head->cgroup = bpf_get_current_cgroup_id();
-	head->pid = pid_tgid >> 32;
-	head->tid = (__u32)pid_tgid;
-	head->ppid = BPF_CORE_READ(task, real_parent, tgid);
-	head->uid = (__u32)uid_gid;
-	head->gid = uid_gid >> 32;
 	head->lost = (__u32)books->lost;
 	head->tracer = rb_tracer;
 	head->cpu = (__u16)bpf_get_smp_processor_id();
 	head->flags = 0;
 	head->group = 0;
-	bpf_get_current_comm(head->comm, sizeof(head->comm));
+	head->unused = 0;
+}
+
+/* The head of an event of the current task. */
+static __always_inline void rb_fill_head(struct rb_head *head, const struct rb_ledger *books,
+					 struct task_struct *task)
+{
+	rb_begin_head(head, books);
+	rb_who_of_current(&head->who, task);
+}
+
+/* The head of an event of a task that is not current, or that nobody knows: zeros. */
+static __always_inline void rb_fill_head_of(struct rb_head *head, const struct rb_ledger *books,
+					    const struct rb_who *who)
+{
+	rb_begin_head(head, books);
+	__builtin_memcpy(&head->who, who, sizeof(*who));
+}
+
+/* Which of rb_rings, for RB_HASH. Multiplied, as pids often go up in steps. */
+static __always_inline __u32 rb_ring_of_pid(__u32 pid)
+{
+	return (pid * 2654435761U >> 16) % rb_ring_count;
 }
 
 /* The ring of the event at hand: to be asked once for each. */
@@ -170,9 +279,7 @@ static __always_inline void *rb_ring_of_event(void)
 		ring = bpf_map_lookup_elem(&rb_rings, &i);
 		break;
 	case RB_HASH:
-		/* Multiplied, as pids often go up in steps. */
-		i = (__u32)(bpf_get_current_pid_tgid() >> 32) * 2654435761U;
-		i = (i >> 16) % rb_ring_count;
+		i = rb_ring_of_pid(bpf_get_current_pid_tgid() >> 32);
 		ring = bpf_map_lookup_elem(&rb_rings, &i);
 		break;
 	case RB_CGROUP:

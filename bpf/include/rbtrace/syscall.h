@@ -7,14 +7,19 @@
 #define __RBTRACE_SYSCALL_H__
 
 struct rb_syscall_args {
-	__u64 arg[4];
+	__u64 arg[6];
 };
 
 #if defined(__TARGET_ARCH_x86)
 /* The exit has overwritten ax alone. */
 #define RB_SYSCALL_ARGS(read, regs)                                                                \
 	{                                                                                          \
-		.arg = { read(regs, di), read(regs, si), read(regs, dx), read(regs, r10) }         \
+		.arg = { read(regs, di),                                                           \
+			 read(regs, si),                                                           \
+			 read(regs, dx),                                                           \
+			 read(regs, r10),                                                          \
+			 read(regs, r8),                                                           \
+			 read(regs, r9) }                                                          \
 	}
 #elif defined(__TARGET_ARCH_arm64)
 /* The exit has overwritten x0. */
@@ -23,7 +28,9 @@ struct rb_syscall_args {
 		.arg = { read(regs, orig_x0),                                                      \
 			 read(regs, regs[1]),                                                      \
 			 read(regs, regs[2]),                                                      \
-			 read(regs, regs[3]) }                                                     \
+			 read(regs, regs[3]),                                                      \
+			 read(regs, regs[4]),                                                      \
+			 read(regs, regs[5]) }                                                     \
 	}
 #endif
 
@@ -45,6 +52,20 @@ static __always_inline struct rb_syscall_args rb_syscall_args(struct trace_event
 	}
 	bpf_probe_read_kernel(&regs, sizeof(regs), ctx);
 	return (struct rb_syscall_args)RB_SYSCALL_ARGS(BPF_CORE_READ, regs);
+}
+
+/* include/linux/errno.h */
+#define ERESTARTSYS	      512
+#define ERESTART_RESTARTBLOCK 516
+
+/*
+ * Did a call fail? Not where a signal interrupted it (ERESTARTSYS and its kin): whether it
+ * starts again or the program gets EINTR is decided behind the exit, by what the program
+ * does with the signal.
+ */
+static __always_inline bool rb_has_failed(long ret)
+{
+	return ret < 0 && !(ret <= -ERESTARTSYS && ret >= -ERESTART_RESTARTBLOCK);
 }
 
 #endif /* __RBTRACE_SYSCALL_H__ */

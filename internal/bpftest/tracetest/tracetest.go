@@ -12,19 +12,27 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+
 	"github.com/rbtrace/rbtrace/internal/attach"
 	"github.com/rbtrace/rbtrace/internal/bpftest"
+	"github.com/rbtrace/rbtrace/internal/bpftest/nettest"
 	"github.com/rbtrace/rbtrace/internal/consumer"
 	"github.com/rbtrace/rbtrace/internal/field"
 	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/output"
+	"github.com/rbtrace/rbtrace/internal/ringbuf"
 	"github.com/rbtrace/rbtrace/internal/tracer"
 )
 
@@ -32,8 +40,8 @@ import (
 // workload of any test.
 const ringSize = 8 << 20
 
-// Event is an object of the JSON stream. Its values are string, int64, bool and
-// []string. Under Raw it has what JSON cannot carry.
+// Event is an object of the JSON stream. Its values are string, int64, bool,
+// []string, and []Event, which is []string where it is empty. Under Raw it has what JSON cannot carry.
 type Event map[string]any
 
 // Raw is a key of Event: a map of strings with the bytes, valid UTF-8 or not, of
@@ -67,6 +75,9 @@ func (s *Sink) Event(source *output.Source) error {
 			raw[key] = string(*v)
 		case *field.Comm:
 			raw[key] = string(v.Bytes())
+			if behind := v[len(v.Bytes()):]; !bytes.Equal(behind, make([]byte, len(behind))) {
+				return fmt.Errorf("%s of a record of %s: %q, with something behind the name", key, source.Name, *v)
+			}
 		case *field.Args:
 			raw[key] = string(v.Raw)
 		}
@@ -115,9 +126,20 @@ func plain(tb testing.TB, v any) any {
 		}
 		return n
 	case []any:
-		strs := []string{}
+		strs, objects := []string{}, []Event{}
 		for _, v := range v {
-			strs = append(strs, v.(string))
+			switch v := v.(type) {
+			case string:
+				strs = append(strs, v)
+			case map[string]any:
+				for key, value := range v {
+					v[key] = plain(tb, value)
+				}
+				objects = append(objects, v)
+			}
+		}
+		if len(objects) > 0 {
+			return objects
 		}
 		return strs
 	}
@@ -134,7 +156,7 @@ type Session struct {
 	ran     chan error
 }
 
-// Open attaches tracers. It skips the test where the machine does not allow it,
+// Open attaches tracers and enables them. It skips the test where the machine does not allow it,
 // as bpftest.Require does. The consumer does not run yet.
 func Open(tb testing.TB, opts attach.Options, tracers ...*tracer.Tracer) *Session {
 	tb.Helper()
@@ -158,6 +180,9 @@ func Open(tb testing.TB, opts attach.Options, tracers ...*tracer.Tracer) *Sessio
 		tb.Fatal(err)
 	}
 	s.WatchCgroups(s.AddRing, s.RetireRing)
+	if err := s.Enable(); err != nil {
+		tb.Fatal(err)
+	}
 	tb.Cleanup(func() {
 		_ = s.stop() // told before, where it matters
 		if err := s.Consumer.Close(); err != nil {
@@ -211,12 +236,28 @@ type Result struct {
 	Ledger []*consumer.Ledger
 }
 
-// Finish detaches, takes the last events, and fails the test where the ledgers
+// Written is how many bytes programs have written to each ring.
+func (s *Session) Written(tb testing.TB) (bytes []uint64) {
+	tb.Helper()
+	for _, ring := range s.Rings() {
+		v, err := ringbuf.OpenView(ring)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		_, _, produced := v.Positions()
+		bytes = append(bytes, produced)
+		if err := v.Close(); err != nil {
+			tb.Error(err)
+		}
+	}
+	return bytes
+}
+
+// Finish disables the tracers, takes the last events, and fails the test where the ledgers
 // do not add up or differ from the JSON stream.
 func (s *Session) Finish(tb testing.TB) *Result {
 	tb.Helper()
-	err := s.stop()
-	s.Detach()
+	err := errors.Join(s.stop(), s.Disable())
 	kernel.Settle()
 	r := &Result{}
 	ledgers := func() bool {
@@ -260,18 +301,137 @@ func (s *Session) Finish(tb testing.TB) *Result {
 	return r
 }
 
+// MapEntries counts the entries of the hash map of that name: see Map.
+func MapEntries(tb testing.TB, name string) (n int) {
+	tb.Helper()
+	m := openMap(tb, name)
+	defer m.Close()
+	var key, value []byte
+	for entries := m.Iterate(); entries.Next(&key, &value); {
+		n++
+	}
+	return n
+}
+
+// Map returns the map of that name that this process holds, of several the one that was made
+// last, as earlier sessions of the test have theirs. It is open until the test ends.
+func Map(tb testing.TB, name string) *ebpf.Map {
+	tb.Helper()
+	m := openMap(tb, name)
+	tb.Cleanup(func() { m.Close() })
+	return m
+}
+
+func openMap(tb testing.TB, name string) (found *ebpf.Map) {
+	tb.Helper()
+	files, err := filepath.Glob("/proc/self/fdinfo/*")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	newest := uint64(0) // ids go up
+	for _, file := range files {
+		info, _ := os.ReadFile(file) // the one that Glob had open is gone
+		_, after, _ := strings.Cut(string(info), "map_id:")
+		id, err := strconv.ParseUint(strings.TrimSpace(strings.SplitN(after, "\n", 2)[0]), 10, 32)
+		if err != nil || id <= newest {
+			continue
+		}
+		m, err := ebpf.NewMapFromID(ebpf.MapID(id))
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if desc, err := m.Info(); err == nil && desc.Name == name {
+			m, found, newest = found, m, id
+		}
+		m.Close() // that of nil does nothing
+	}
+	if found == nil {
+		tb.Fatalf("this process holds no map %s", name)
+	}
+	return found
+}
+
+// WithMap returns t with room for so many entries in the map of that name.
+func WithMap(t *tracer.Tracer, name string, entries uint32) *tracer.Tracer {
+	small := *t
+	small.Load = func() (*ebpf.CollectionSpec, error) {
+		spec, err := t.Load()
+		if err == nil {
+			spec.Maps[name].MaxEntries = entries
+		}
+		return spec, err
+	}
+	return &small
+}
+
 // Trace runs workload while t is attached, and returns the events. None may be
-// lost, but for what Preempted says.
+// lost, but for hits that the kernel kept from the programs: it does not run a program in
+// an interrupt that came while it ran (a timer of TCP's, which changes a socket's state),
+// nor those of classic tracepoints on a CPU where it has preempted a task that looks into
+// any BPF map, anybody's (bpf_disable_instrumentation), nor where Preempted says so.
+// Whether one of them was the workload's own is for the caller to see.
 func Trace(tb testing.TB, t *tracer.Tracer, opts attach.Options, workload func()) []Event {
 	tb.Helper()
 	s := Open(tb, opts, t)
 	s.Start()
 	workload()
 	r := s.Finish(tb)
-	if lost := r.Ledger[0].Total().Lost; lost != 0 && (!Preempted() || lost != r.Ledger[0].Missed) {
+	if lost := r.Ledger[0].Total().Lost; lost != 0 && lost != r.Ledger[0].Missed {
 		tb.Errorf("%d events were lost", lost)
 	}
 	return r.Events
+}
+
+// InNetNS runs fn in a network namespace of its own, where it may fail or skip the test.
+func InNetNS(tb testing.TB, fn func()) {
+	tb.Helper()
+	switch err := nettest.Run(fn); {
+	case errors.Is(err, nettest.ErrExit) && tb.Skipped():
+		tb.SkipNow()
+	case errors.Is(err, nettest.ErrExit):
+		tb.FailNow()
+	case err != nil:
+		tb.Fatal(err)
+	}
+}
+
+// TraceNet is Trace with a workload in a network namespace of its own: of the events
+// it returns those of that namespace's sockets, or with a filter by thread (any id) those
+// that the workload's thread owns.
+func TraceNet(tb testing.TB, t *tracer.Tracer, opts attach.Options, workload func()) (events []Event) {
+	tb.Helper()
+	InNetNS(tb, func() {
+		if opts.Filter.TID != 0 {
+			opts.Filter.TID = uint32(unix.Gettid())
+		}
+		ns := nettest.NetNS()
+		for _, e := range Trace(tb, t, opts, workload) {
+			if e["netns"] == ns {
+				events = append(events, e)
+			}
+		}
+	})
+	return events
+}
+
+// Seen runs f, which traces what timers and the like do and reports whether it has seen all of
+// it; and runs it again, a few times at the most, where some of it may have been hidden: see
+// bpftest.Hidden. What f saw last is what counts.
+func Seen(tb testing.TB, f func() bool) {
+	tb.Helper()
+	for range 5 {
+		before := bpftest.Hidden(tb)
+		if f() || bpftest.Hidden(tb) == before {
+			return
+		}
+		tb.Log("something may have been hidden: once more")
+	}
+}
+
+// HasRegs reports whether programs can read the registers of any system call: since 5.15.
+func HasRegs() bool {
+	v, err := kernel.ParseVersion(kernel.Release())
+	return err == nil && !v.Less(kernel.Version{Major: 5, Minor: 15})
 }
 
 // Preempted reports whether this kernel preempts the programs of tracepoints and
@@ -314,6 +474,30 @@ func (e Event) Diff(want Event) string {
 		}
 	}
 	return b.String()
+}
+
+// Reason checks that the number of an event's reason is that of its name, in the kernel's
+// enum whose values' names have that prefix.
+func Reason(tb testing.TB, e Event, enum, prefix string) {
+	tb.Helper()
+	name, _ := e["reason"].(string)
+	if name == "" {
+		return
+	}
+	types, err := btf.LoadKernelSpec()
+	var typ *btf.Enum
+	if err == nil {
+		err = types.TypeByName(enum, &typ)
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, v := range typ.Values {
+		if v.Name == prefix+name && int64(v.Value) == e["reason_number"] {
+			return
+		}
+	}
+	tb.Errorf("the number of %s is not %v", name, e["reason_number"])
 }
 
 // Text is what JSON makes of a name that need not be UTF-8.

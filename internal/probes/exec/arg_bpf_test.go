@@ -107,8 +107,9 @@ func byArg(opts attach.Options, text string) attach.Options {
 // TestArg: --arg shows those that have the text, whole, and no others.
 func TestArg(t *testing.T) {
 	bpftest.Require(t)
+	bpftest.Ends(t)
 	path := quick(t)
-	for _, search := range searches {
+	for _, search := range bpftest.Thin(searches, 4) {
 		for _, opts := range []attach.Options{mine(), byMyself()} {
 			t.Run(fmt.Sprintf("%s/failed=%v", search.name, opts.Failed), func(t *testing.T) {
 				opts.RingSize = 32 << 20 // for all of them, if the reader is not let run
@@ -138,7 +139,9 @@ func TestArg(t *testing.T) {
 // TestArgAtOnce: the memory that one CPU looks at is not that of another.
 func TestArgAtOnce(t *testing.T) {
 	bpftest.Require(t)
-	const threads, each, needles = 4, 211, 7
+	bpftest.Ends(t)
+	const threads, needles = 4, 7
+	each := bpftest.Few(211, 53)
 	path := quick(t)
 	for _, opts := range []attach.Options{mine(), byMyself()} {
 		t.Run(fmt.Sprintf("failed=%v", opts.Failed), func(t *testing.T) {
@@ -174,11 +177,11 @@ func TestArgAtOnce(t *testing.T) {
 				}
 				seen[first] = true
 			}
-			const wanted = (threads*each + needles - 1) / needles
+			wanted := (threads*each + needles - 1) / needles
 			if len(r.Events)+int(r.Lost) < wanted || len(r.Events) > wanted || r.Lost != 0 && !tracetest.Preempted() {
 				t.Errorf("%d events and %d lost, want %d", len(r.Events), r.Lost, wanted)
 			}
-			if b := r.Ledger[0].Total(); !opts.Failed && b.Discarded+b.Lost+b.Submitted != threads*each {
+			if b := r.Ledger[0].Total(); !opts.Failed && b.Discarded+b.Lost+b.Submitted != uint64(threads*each) {
 				t.Errorf("%+v, want %d discarded", b, threads*each-wanted)
 			}
 		})

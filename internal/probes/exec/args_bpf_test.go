@@ -112,8 +112,8 @@ func execOnce(path string, argv []string, failed bool) error {
 }
 
 // Of each of two threads, long and short argvs at the same time.
-const (
-	longs, shorts = 53, 211
+var (
+	longs, shorts = bpftest.Few(53, 7), bpftest.Few(211, 23)
 	mixedTotal    = 2 * (longs + shorts)
 )
 
@@ -176,6 +176,7 @@ func checkMixed(t *testing.T, events []event) (long int) {
 // TestLongAtOnce: records of several CPUs lie between those of an event.
 func TestLongAtOnce(t *testing.T) {
 	bpftest.Require(t)
+	bpftest.Ends(t)
 	path := quick(t)
 	for _, opts := range []attach.Options{mine(), byMyself()} {
 		t.Run(fmt.Sprintf("failed=%v", opts.Failed), func(t *testing.T) {
@@ -210,9 +211,10 @@ func groupsOf(r *tracetest.Result) (n uint64) {
 // of them.
 func TestLongLost(t *testing.T) {
 	bpftest.Require(t)
-	const rounds = 3
+	bpftest.Ends(t)
+	rounds := bpftest.Few(3, 1)
 	path := quick(t)
-	for _, size := range []int{16 << 10, 64 << 10, 128 << 10, 512 << 10} {
+	for _, size := range bpftest.Thin([]int{16 << 10, 64 << 10, 128 << 10, 512 << 10}, 2) {
 		for _, opts := range []attach.Options{mine(), byMyself()} {
 			t.Run(fmt.Sprintf("%d/failed=%v", size, opts.Failed), func(t *testing.T) {
 				opts.RingSize = uint32(max(size, os.Getpagesize()))
@@ -230,8 +232,12 @@ func TestLongLost(t *testing.T) {
 				if r.Lost == 0 || size > argsMax && long == 0 || opts.RingSize <= 2*argsInline && long != 0 {
 					t.Errorf("%d lost, %d long events", r.Lost, long)
 				}
-				if groups := groupsOf(r); groups+r.Ledger[0].Missed < rounds*2*longs || groups > rounds*2*longs {
-					t.Errorf("%d groups in the books, want %d", groups, rounds*2*longs)
+				// An argv that cannot be read to its end, since its memory may be on the move, is cut
+				// short and no group. A loss does not tell of it.
+				const cut = 2
+				want := uint64(rounds * 2 * longs)
+				if groups := groupsOf(r); groups+r.Ledger[0].Missed+cut < want || groups > want {
+					t.Errorf("%d groups in the books, want %d", groups, want)
 				}
 			})
 		}

@@ -22,34 +22,38 @@ type bpfExecArgs struct {
 	_      [4]byte
 }
 
-type bpfExecCall struct {
-	_     structs.HostLayout
-	File  uint64
-	Argv  uint64
-	Dirfd int32
-	ByFd  uint32
-}
-
 type bpfExecEvent struct {
 	_    structs.HostLayout
 	Head struct {
-		_      structs.HostLayout
-		Time   uint64
-		Cgroup uint64
-		Pid    uint32
-		Tid    uint32
-		Ppid   uint32
-		Uid    uint32
-		Gid    uint32
+		_    structs.HostLayout
+		Time uint64
+		Who  struct {
+			_      structs.HostLayout
+			Cgroup uint64
+			Start  uint64
+			Pid    uint32
+			Tid    uint32
+			Ppid   uint32
+			Uid    uint32
+			Gid    uint32
+			NsPid  uint32
+			NsTid  uint32
+			PidNs  uint32
+			Comm   [16]uint8
+		}
 		Lost   uint32
 		Tracer uint16
 		Cpu    uint16
 		Flags  uint16
 		Group  uint16
-		Comm   [16]uint8
+		Unused uint32
 	}
 	Pcomm     [16]uint8
 	Ret       int32
+	Euid      uint32
+	Egid      uint32
+	Loginuid  uint32
+	Sessionid uint32
 	Argc      uint32
 	ArgsBytes uint32
 	ArgsLen   uint32
@@ -96,36 +100,34 @@ type bpfRbLedger struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapRbBooks        = "rb_books"
-	bpfMapRbCgroup       = "rb_cgroup"
-	bpfMapRbCgroupRings  = "rb_cgroup_rings"
-	bpfMapRbExecCalls    = "rb_exec_calls"
-	bpfMapRbRing         = "rb_ring"
-	bpfMapRbRings        = "rb_rings"
-	bpfMapRbScratch      = "rb_scratch"
-	bpfMapRbScratchArgs  = "rb_scratch_args"
-	bpfMapRbTree         = "rb_tree"
-	bpfProgRbExec        = "rb_exec"
-	bpfProgRbExecAtEnter = "rb_exec_at_enter"
-	bpfProgRbExecEnter   = "rb_exec_enter"
-	bpfProgRbExecExit    = "rb_exec_exit"
-	bpfVarRbArgLast      = "rb_arg_last"
-	bpfVarRbArgMasks     = "rb_arg_masks"
-	bpfVarRbByCgroup     = "rb_by_cgroup"
-	bpfVarRbByComm       = "rb_by_comm"
-	bpfVarRbByTree       = "rb_by_tree"
-	bpfVarRbByUid        = "rb_by_uid"
-	bpfVarRbComm         = "rb_comm"
-	bpfVarRbFailed       = "rb_failed"
-	bpfVarRbPid          = "rb_pid"
-	bpfVarRbPpid         = "rb_ppid"
-	bpfVarRbRingCount    = "rb_ring_count"
-	bpfVarRbTid          = "rb_tid"
-	bpfVarRbTopology     = "rb_topology"
-	bpfVarRbTracer       = "rb_tracer"
-	bpfVarRbUid          = "rb_uid"
-	bpfVarRbWakeup       = "rb_wakeup"
-	bpfVarRbWakeupBytes  = "rb_wakeup_bytes"
+	bpfMapRbBooks       = "rb_books"
+	bpfMapRbCgroup      = "rb_cgroup"
+	bpfMapRbCgroupRings = "rb_cgroup_rings"
+	bpfMapRbRing        = "rb_ring"
+	bpfMapRbRings       = "rb_rings"
+	bpfMapRbScratch     = "rb_scratch"
+	bpfMapRbScratchArgs = "rb_scratch_args"
+	bpfMapRbTree        = "rb_tree"
+	bpfProgRbExec       = "rb_exec"
+	bpfProgRbExecExit   = "rb_exec_exit"
+	bpfVarRbArgLast     = "rb_arg_last"
+	bpfVarRbArgMasks    = "rb_arg_masks"
+	bpfVarRbByCgroup    = "rb_by_cgroup"
+	bpfVarRbByComm      = "rb_by_comm"
+	bpfVarRbByTree      = "rb_by_tree"
+	bpfVarRbByUid       = "rb_by_uid"
+	bpfVarRbComm        = "rb_comm"
+	bpfVarRbFailed      = "rb_failed"
+	bpfVarRbOn          = "rb_on"
+	bpfVarRbPid         = "rb_pid"
+	bpfVarRbPpid        = "rb_ppid"
+	bpfVarRbRingCount   = "rb_ring_count"
+	bpfVarRbTid         = "rb_tid"
+	bpfVarRbTopology    = "rb_topology"
+	bpfVarRbTracer      = "rb_tracer"
+	bpfVarRbUid         = "rb_uid"
+	bpfVarRbWakeup      = "rb_wakeup"
+	bpfVarRbWakeupBytes = "rb_wakeup_bytes"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -170,10 +172,8 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	RbExec        *ebpf.ProgramSpec `ebpf:"rb_exec"`
-	RbExecAtEnter *ebpf.ProgramSpec `ebpf:"rb_exec_at_enter"`
-	RbExecEnter   *ebpf.ProgramSpec `ebpf:"rb_exec_enter"`
-	RbExecExit    *ebpf.ProgramSpec `ebpf:"rb_exec_exit"`
+	RbExec     *ebpf.ProgramSpec `ebpf:"rb_exec"`
+	RbExecExit *ebpf.ProgramSpec `ebpf:"rb_exec_exit"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -183,7 +183,6 @@ type bpfMapSpecs struct {
 	RbBooks       *ebpf.MapSpec `ebpf:"rb_books"`
 	RbCgroup      *ebpf.MapSpec `ebpf:"rb_cgroup"`
 	RbCgroupRings *ebpf.MapSpec `ebpf:"rb_cgroup_rings"`
-	RbExecCalls   *ebpf.MapSpec `ebpf:"rb_exec_calls"`
 	RbRing        *ebpf.MapSpec `ebpf:"rb_ring"`
 	RbRings       *ebpf.MapSpec `ebpf:"rb_rings"`
 	RbScratch     *ebpf.MapSpec `ebpf:"rb_scratch"`
@@ -203,6 +202,7 @@ type bpfVariableSpecs struct {
 	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.VariableSpec `ebpf:"rb_comm"`
 	RbFailed      *ebpf.VariableSpec `ebpf:"rb_failed"`
+	RbOn          *ebpf.VariableSpec `ebpf:"rb_on"`
 	RbPid         *ebpf.VariableSpec `ebpf:"rb_pid"`
 	RbPpid        *ebpf.VariableSpec `ebpf:"rb_ppid"`
 	RbRingCount   *ebpf.VariableSpec `ebpf:"rb_ring_count"`
@@ -237,7 +237,6 @@ type bpfMaps struct {
 	RbBooks       *ebpf.Map `ebpf:"rb_books"`
 	RbCgroup      *ebpf.Map `ebpf:"rb_cgroup"`
 	RbCgroupRings *ebpf.Map `ebpf:"rb_cgroup_rings"`
-	RbExecCalls   *ebpf.Map `ebpf:"rb_exec_calls"`
 	RbRing        *ebpf.Map `ebpf:"rb_ring"`
 	RbRings       *ebpf.Map `ebpf:"rb_rings"`
 	RbScratch     *ebpf.Map `ebpf:"rb_scratch"`
@@ -250,7 +249,6 @@ func (m *bpfMaps) Close() error {
 		m.RbBooks,
 		m.RbCgroup,
 		m.RbCgroupRings,
-		m.RbExecCalls,
 		m.RbRing,
 		m.RbRings,
 		m.RbScratch,
@@ -271,6 +269,7 @@ type bpfVariables struct {
 	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.Variable `ebpf:"rb_comm"`
 	RbFailed      *ebpf.Variable `ebpf:"rb_failed"`
+	RbOn          *ebpf.Variable `ebpf:"rb_on"`
 	RbPid         *ebpf.Variable `ebpf:"rb_pid"`
 	RbPpid        *ebpf.Variable `ebpf:"rb_ppid"`
 	RbRingCount   *ebpf.Variable `ebpf:"rb_ring_count"`
@@ -286,17 +285,13 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	RbExec        *ebpf.Program `ebpf:"rb_exec"`
-	RbExecAtEnter *ebpf.Program `ebpf:"rb_exec_at_enter"`
-	RbExecEnter   *ebpf.Program `ebpf:"rb_exec_enter"`
-	RbExecExit    *ebpf.Program `ebpf:"rb_exec_exit"`
+	RbExec     *ebpf.Program `ebpf:"rb_exec"`
+	RbExecExit *ebpf.Program `ebpf:"rb_exec_exit"`
 }
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.RbExec,
-		p.RbExecAtEnter,
-		p.RbExecEnter,
 		p.RbExecExit,
 	)
 }

@@ -17,11 +17,15 @@ import (
 type Event struct {
 	tracer.Common
 	PComm     field.Comm   `json:"pcomm" col:"PCOMM,w=15" doc:"the parent's name"`
+	EUID      field.Uint32 `json:"euid" col:"EUID,w=5,right" doc:"effective user id that the program runs with: another than uid where it has the set-user-ID bit; of a failed call the caller's; ids of the initial user namespace"`
+	EGID      field.Uint32 `json:"egid" col:"EGID,w=5,right" doc:"effective group id, in the same way"`
+	LoginUID  field.Uint32 `json:"loginuid" col:"LOGIN,w=5,right" doc:"user id that was logged in with, whatever su and sudo have made of it since; 4294967295 for none, as /proc/PID/loginuid has it"`
+	SessionID field.Uint32 `json:"sessionid" col:"SESSION,w=7,right" doc:"number of that login; 4294967295 for none"`
 	Ret       field.Int32  `json:"ret" col:"RET,w=4,right" doc:"what the call returned: 0, or the negative error number"`
 	Errno     field.Errno  `json:"errno" col:"ERR,w=12" doc:"the error's name, empty when there was none"`
 	File      field.Text   `json:"file" col:"FILE,w=24" doc:"what the caller asked for: the path as given, relative to cwd unless absolute; by way of a descriptor (fexecve) the path of what it refers to"`
-	Exe       field.Text   `json:"exe" col:"EXE,w=28" doc:"absolute path of the image that runs, as /proc/PID/exe shows it: for a script its interpreter; empty for a failed call"`
-	Cwd       field.Text   `json:"cwd" col:"CWD,w=24" doc:"working directory"`
+	Exe       field.Text   `json:"exe" col:"EXE,w=28" doc:"absolute path of the image that runs, as /proc/PID/exe shows it, or like cwd: for a script its interpreter; empty for a failed call"`
+	Cwd       field.Text   `json:"cwd" col:"CWD,w=24" doc:"working directory; it begins with (unreachable) where its mount is in no mount namespace"`
 	Argc      field.Uint32 `json:"argc" col:"ARGC,w=4,right" doc:"number of arguments; of a failed call whose arguments were cut, of those that are here"`
 	ArgsBytes field.Uint32 `json:"args_bytes" col:"BYTES,w=7,right" doc:"bytes of all arguments, a NUL behind each counted"`
 	Truncated field.Bool   `json:"args_truncated" col:"CUT,w=3" doc:"whether args is not all of them: above 128 KiB, or not readable"`
@@ -40,21 +44,22 @@ argv comes whole up to 128 KiB; a longer one is cut and says so.
 
 With --failed it shows the calls that failed instead: a shell that looks for a
 command along PATH (ENOENT), a file without execute permission (EACCES), a file of
-no known format (ENOEXEC). Arguments that a failed call never touched may not be
-in memory; then they are marked as truncated. Calls of 32-bit programs on a 64-bit
+no known format (ENOEXEC), a seccomp filter that says no (EPERM). Arguments that a failed
+call never touched may not be in memory; then they are marked as truncated. Calls of 32-bit programs on a 64-bit
 kernel do not pass the tracepoints that --failed needs.
 
 --arg TEXT shows those that have TEXT within one of their arguments, byte for byte, in
 the 128 KiB that are looked at. Arguments that cannot be read do not have it.
 
 tid is the thread that called. Where that was not the leader, it goes on as the
-leader: with the process's id. --comm means the name after the exec, with --failed
+leader: with the process's id. --tid means the same thread. --comm means the name after the exec, with --failed
 the caller's.`,
 	Examples: []tracer.Example{
 		{Args: "exec", What: "every program that starts"},
 		{Args: "exec -x", What: "execs that fail, with the error"},
 		{Args: "exec -u www-data -C +cwd,+file", What: "what a user runs, and where"},
 		{Args: "exec -o json | jq -r '.args | @sh'", What: "commands, quoted for the shell"},
+		{Args: "exec --filter 'euid != uid' -C +uid,+euid,+exe", What: "programs with the set-user-ID bit"},
 		{Args: "exec --arg /etc/shadow", What: "who has a hand in that file, by its arguments"},
 		{Args: "exec -- make -j2", What: "what a build starts, until it ends"},
 	},
@@ -63,8 +68,6 @@ the caller's.`,
 		{Kind: tracer.Tracepoint, Programs: []tracer.Program{{Name: bpfProgRbExec}}},
 		{Kind: tracer.Tracepoint, Failed: true, Programs: []tracer.Program{
 			{Name: bpfProgRbExecExit, Also: []string{"syscalls/sys_exit_execveat"}},
-			{Name: bpfProgRbExecEnter, Prepares: true},
-			{Name: bpfProgRbExecAtEnter, Prepares: true},
 		}},
 	},
 	Params: []tracer.Param{{
@@ -97,11 +100,13 @@ var errLengths = errors.New("the lengths in the record do not add up")
 // The flags of bpf/exec.bpf.c.
 const (
 	exeShift, cwdShift, baseShift = 0, 2, 4
-	pathMask                      = 3
+	pathMask                      = tracer.PathCut | tracer.PathDeleted
 
 	argsCut = 1 << 6
 	script  = 1 << 7
 	byFD    = 1 << 8
+
+	exeUnreachable, cwdUnreachable, baseUnreachable = 1 << 9, 1 << 10, 1 << 11
 )
 
 func decode(w *bpfExecEvent, tail []byte, e *Event) error {
@@ -115,16 +120,24 @@ func decode(w *bpfExecEvent, tail []byte, e *Event) error {
 	}
 	file, exe, cwd, base, args := part[0], part[1], part[2], part[3], part[4]
 	flags := w.Head.Flags
-	pathFlags := func(shift int) tracer.PathFlags { return tracer.PathFlags(flags >> shift & pathMask) }
+	pathFlags := func(shift int, unreachable uint16) tracer.PathFlags {
+		f := tracer.PathFlags(flags>>shift) & pathMask
+		if flags&unreachable != 0 {
+			f |= tracer.PathUnreachable
+		}
+		return f
+	}
 
 	e.PComm = w.Pcomm
+	e.EUID, e.EGID = field.Uint32(w.Euid), field.Uint32(w.Egid)
+	e.LoginUID, e.SessionID = field.Uint32(w.Loginuid), field.Uint32(w.Sessionid)
 	e.Ret = field.Int32(w.Ret)
 	e.Errno = field.Errno(w.Ret)
-	e.cwd = tracer.AppendPath(e.cwd[:0], cwd, pathFlags(cwdShift))
+	e.cwd = tracer.AppendPath(e.cwd[:0], cwd, pathFlags(cwdShift, cwdUnreachable))
 	e.Cwd = e.cwd
 	e.Exe = nil
 	if w.Ret >= 0 {
-		e.exe = tracer.AppendPath(e.exe[:0], exe, pathFlags(exeShift))
+		e.exe = tracer.AppendPath(e.exe[:0], exe, pathFlags(exeShift, exeUnreachable))
 		e.Exe = e.exe
 	}
 	file = bytes.TrimSuffix(file, []byte{0})
@@ -134,7 +147,7 @@ func decode(w *bpfExecEvent, tail []byte, e *Event) error {
 	case w.Ret >= 0 && flags&script == 0:
 		e.File = e.Exe
 	default:
-		e.file = appendBelow(tracer.AppendPath(e.file[:0], base, pathFlags(baseShift)), file)
+		e.file = appendBelow(tracer.AppendPath(e.file[:0], base, pathFlags(baseShift, baseUnreachable)), file)
 		e.File = e.file
 	}
 
@@ -162,7 +175,7 @@ func appendBelow(path, file []byte) []byte {
 	if len(file) == 0 {
 		return path
 	}
-	if len(path) > 1 {
+	if path[len(path)-1] != '/' {
 		path = append(path, '/')
 	}
 	return append(path, file...)

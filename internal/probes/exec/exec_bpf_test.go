@@ -48,7 +48,7 @@ const hostile = "a \"b\"\n\x1b[31m\xff\xc3ü\u202e"
 
 func TestEveryExec(t *testing.T) {
 	bpftest.Require(t)
-	const n = 1009
+	n := bpftest.Few(1009, 211)
 	path := quick(t)
 	var want []event
 	events := tracetest.Trace(t, exec.Tracer, mine(), func() {
@@ -182,6 +182,27 @@ var allFields = []fields{
 		}
 		return execProg()
 	}},
+	{name: "setuidBit", setup: func(t *testing.T, dir string) {
+		prog, err := os.ReadFile(dir + "/prog")
+		check(t, err)
+		bit := dir + "/bit" // elsewhere the bit may not count (MS_NOSUID)
+		check(t, os.Mkdir(bit, 0o755))
+		check(t, unix.Mount("rbtrace", bit, "tmpfs", 0, "mode=755"))
+		t.Cleanup(func() { check(t, unix.Unmount(bit, 0)) })
+		check(t, os.WriteFile(bit+"/setuid", prog, 0o755))
+		check(t, os.Chown(bit+"/setuid", 12345, 23456))
+		check(t, unix.Chmod(bit+"/setuid", unix.S_ISUID|unix.S_ISGID|0o755))
+	}, path: "bit/setuid", want: func(string) event {
+		return event{"file": "bit/setuid", "uid": int64(os.Getuid()), "gid": int64(os.Getgid()), "euid": int64(12345), "egid": int64(23456)}
+	}},
+	{name: "login", stage: func() error {
+		runtime.LockOSThread() // a thread can set its own alone
+		err := os.WriteFile("/proc/thread-self/loginuid", []byte("12345"), 0)
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // the kernel has no audit log
+			return err
+		}
+		return execProg()
+	}},
 
 	// argv up to and above what a record takes, and what all records of an event take.
 	{name: "argv32768", args: arguments(32768)},
@@ -231,6 +252,20 @@ var allFields = []fields{
 			bpftest.Exec(unix.AT_FDCWD, "./here", []string{"prog"}, 0),
 		)
 	}, want: func(dir string) event { return event{"file": "./here", "exe": dir + "/here"} }},
+	// A mount that is no more, but for who is in it.
+	{name: "unmounted", sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}, stage: func() error {
+		dir, err := os.Getwd()
+		prog, err2 := os.ReadFile("prog")
+		err = errors.Join(
+			err, err2, unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), os.Mkdir("mnt", 0o755),
+			unix.Mount("rbtrace", "mnt", "tmpfs", 0, ""), os.Mkdir("mnt/etc", 0o755), os.WriteFile("mnt/prog", prog, 0o755), os.Chdir("mnt/etc"),
+		)
+		fd, err2 := unix.Open("../prog", unix.O_PATH, 0)
+		return errors.Join(err, err2, unix.Unmount(dir+"/mnt", unix.MNT_DETACH), bpftest.Exec(fd, "", []string{"prog"}, unix.AT_EMPTY_PATH))
+	}, want: func(string) event {
+		want := map[string]string{"file": "(unreachable)/prog", "exe": "(unreachable)/prog", "cwd": "(unreachable)/etc"}
+		return event{"file": want["file"], "exe": want["exe"], "cwd": want["cwd"], tracetest.Raw: want}
+	}},
 
 	// By way of descriptors.
 	{name: "fexecve", want: file("DIR/prog"), stage: func() error { return fexec("prog", 0) }},
@@ -338,11 +373,12 @@ func check(t *testing.T, err error) {
 
 func TestFields(t *testing.T) {
 	bpftest.Require(t)
-	reports := make([]*bpftest.Report, len(allFields))
-	dirs := make([]string, len(allFields))
+	fields := bpftest.Thin(allFields, 3)
+	reports := make([]*bpftest.Report, len(fields))
+	dirs := make([]string, len(fields))
 	events := make(map[int64][]event)
 	for _, e := range tracetest.Trace(t, exec.Tracer, mine(), func() {
-		for i, f := range allFields {
+		for i, f := range fields {
 			dir := bpftest.Dir(t)
 			c := &bpftest.Child{Path: bpftest.Link(t, dir+"/prog"), Args: f.args, Dir: dir, Sys: f.sys}
 			if f.setup != nil {
@@ -361,7 +397,7 @@ func TestFields(t *testing.T) {
 		events[pid] = append(events[pid], e)
 	}
 	total := 0
-	for i, f := range allFields {
+	for i, f := range fields {
 		t.Run(f.name, func(t *testing.T) {
 			want := wantOf(reports[i])
 			want["file"] = dirs[i] + "/prog"
@@ -397,6 +433,7 @@ func wantOf(r *bpftest.Report) event {
 	}
 	e := event{
 		"type": "exec", "pid": r.PID, "tid": r.TID, "ppid": r.PPID, "uid": r.UID, "gid": r.GID,
+		"euid": r.EUID, "egid": r.EGID, "loginuid": r.LoginUID, "sessionid": r.SessionID,
 		"comm": tracetest.Text(r.Comm), "pcomm": tracetest.Text(r.PComm), "ret": int64(0), "errno": "",
 		"exe": tracetest.Text(r.Exe), "cwd": tracetest.Text(r.Cwd),
 		"argc": int64(bytes.Count(r.Cmdline, []byte{0})), "args_bytes": int64(len(r.Cmdline)),
@@ -410,6 +447,31 @@ func wantOf(r *bpftest.Report) event {
 		e["cgroup_id"] = r.Cgroup
 	}
 	return e
+}
+
+// TestReused: where the memory of an event is used again, no more of what it held goes into a
+// record.
+func TestReused(t *testing.T) {
+	bpftest.Require(t)
+	const n = 7
+	path := quick(t)
+	bpftest.Pin(t)
+	comm := func() []byte {
+		name, err := os.ReadFile("/proc/self/comm")
+		check(t, err)
+		return bytes.TrimSuffix(name, []byte("\n"))
+	}
+	old := comm()
+	defer func() { check(t, os.WriteFile("/proc/self/comm", old, 0)) }()
+	var want []event
+	events := tracetest.Trace(t, exec.Tracer, mine(), func() { // which fails where something is behind the name
+		for _, name := range []string{"fifteen letters", "b"} {
+			check(t, os.WriteFile("/proc/self/comm", []byte(name), 0))
+			bpftest.Spawn(t, n, path, []string{"q"}, nil, nil)
+			want = append(want, repeatedEvent(n, event{"pcomm": name})...)
+		}
+	})
+	tracetest.Same(t, events, want)
 }
 
 // TestNamespaces: ids are those of the initial namespaces, whatever the process

@@ -209,6 +209,36 @@ func TestFailed(t *testing.T) {
 	}
 }
 
+// TestRefused: what a seccomp filter says no to has no entry, and is shown all the same.
+func TestRefused(t *testing.T) {
+	bpftest.Require(t)
+	const n = 7
+	dir := makeFailures(t)
+	opts := attach.Options{Failed: true, Filter: attach.Filter{PID: uint32(os.Getpid()), Comm: "refused"}}
+	events := tracetest.Trace(t, exec.Tracer, opts, func() {
+		bpftest.OnThread(t, "refused", func() {
+			bpftest.Must(bpftest.Refuse(unix.EPERM, unix.SYS_EXECVE, unix.SYS_EXECVEAT))
+			for range n {
+				for _, call := range []func([]string) error{execve("./quick"), execveat(".", "quick", 0)} {
+					if err := call([]string{"q", "a b"}); !errors.Is(err, unix.EPERM) {
+						bpftest.Must(err)
+					}
+				}
+			}
+		})
+	})
+	var want []event
+	for range n {
+		for _, file := range []string{"./quick", dir + "/quick"} {
+			want = append(want, event{
+				"ret": -int64(unix.EPERM), "errno": "EPERM", "file": file, "args": []string{"q", "a b"}, "args_truncated": false,
+				"euid": int64(os.Geteuid()), "egid": int64(os.Getegid()),
+			})
+		}
+	}
+	tracetest.Same(t, events, want)
+}
+
 // TestFailedAlone: calls that succeed are not shown among those that fail, nor
 // the other way round, and only a child's call is a child's.
 func TestFailedAlone(t *testing.T) {

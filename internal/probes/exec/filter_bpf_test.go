@@ -55,6 +55,7 @@ type execs struct {
 
 func TestFilters(t *testing.T) {
 	bpftest.Require(t)
+	bpftest.Ends(t)
 	me := uint32(os.Getpid())
 	uid := func(n uint32) *syscall.ProcAttr {
 		return &syscall.ProcAttr{Sys: &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: n, Gid: n}}}
@@ -147,6 +148,28 @@ var roles = map[string]func() error{
 			return err
 		}
 		return execProg()
+	},
+	// awaitOnThread tells the id of a thread that does so, and is not the leader.
+	"awaitOnThread": func() error {
+		return onThread(func() error {
+			if _, err := fmt.Fprintln(bpftest.ReportTo, unix.Gettid()); err != nil {
+				return err
+			}
+			if err := bpftest.AwaitEOF(); err != nil {
+				return err
+			}
+			return execProg()
+		})
+	},
+	// becomes has a child, and becomes a parent of five.
+	"becomes": func() error {
+		if err := bpftest.AwaitEOF(); err != nil {
+			return err
+		}
+		if err := runQuick(); err != nil {
+			return err
+		}
+		return syscall.Exec(prog(), []string{"prog", "5"}, bpftest.RoleEnv("parent"))
 	},
 	// parent becomes the parent of quick programs, as many as its arguments say.
 	"parent": func() error {
@@ -246,7 +269,7 @@ func runQuick() error {
 // reads, which therefore waits for it.
 func startSelf(role string) (pid int, err error) {
 	return syscall.ForkExec(prog(), []string{"prog", role, strconv.Itoa(os.Getpid())}, &syscall.ProcAttr{
-		Env: bpftest.RoleEnv(role), Files: []uintptr{0, 1, 2, bpftest.ReportFD},
+		Env: bpftest.RoleEnv(role), Files: []uintptr{0, 1, 2, bpftest.ReportTo.Fd()},
 	})
 }
 
@@ -269,6 +292,7 @@ func start(t *testing.T, role string, args ...string) *bpftest.Child {
 
 func TestFilterPID(t *testing.T) {
 	bpftest.Require(t)
+	bpftest.Ends(t)
 	wanted, decoy := start(t, "await"), start(t, "await")
 	events := tracetest.Trace(t, exec.Tracer, attach.Options{Filter: attach.Filter{PID: uint32(wanted.PID())}}, func() {
 		decoy.Report(t)
@@ -279,8 +303,35 @@ func TestFilterPID(t *testing.T) {
 	tracetest.Same(t, events, []event{{"pid": int64(wanted.PID()), "args": []string{"prog", "x"}}})
 }
 
+// TestFilterTID: a thread that is not the leader is found by the id that it calls with, and
+// not by the one that it has then.
+func TestFilterTID(t *testing.T) {
+	bpftest.Require(t)
+	wanted, decoy := start(t, "awaitOnThread"), start(t, "awaitOnThread")
+	tid := int64(must(strconv.Atoi(wanted.ReadLine(t))))
+	decoy.ReadLine(t)
+	var report *bpftest.Report
+	events := tracetest.Trace(t, exec.Tracer, attach.Options{Filter: attach.Filter{TID: uint32(tid)}}, func() {
+		decoy.Report(t)
+		report = wanted.Report(t)
+	})
+	want := wantOf(report)
+	if want["tid"] = tid; want["pid"] == tid {
+		t.Fatal("the thread is the leader")
+	}
+	tracetest.Same(t, events, []event{want})
+
+	wanted = start(t, "awaitOnThread")
+	wanted.ReadLine(t)
+	events = tracetest.Trace(t, exec.Tracer, attach.Options{Filter: attach.Filter{TID: uint32(wanted.PID())}}, func() {
+		wanted.Report(t)
+	})
+	tracetest.Same(t, events, nil)
+}
+
 func TestFilterPPID(t *testing.T) {
 	bpftest.Require(t)
+	bpftest.Ends(t)
 	wanted, decoy := start(t, "parent", "17"), start(t, "parent", "13")
 	events := tracetest.Trace(t, exec.Tracer, attach.Options{Filter: attach.Filter{PPID: uint32(wanted.PID())}}, func() {
 		decoy.End(t)
@@ -293,6 +344,7 @@ func TestFilterPPID(t *testing.T) {
 // whoever their parents are by then, and nobody else is.
 func TestFollow(t *testing.T) {
 	bpftest.Require(t)
+	bpftest.Ends(t)
 	wanted, decoy := start(t, "family"), start(t, "family")
 	s := tracetest.Open(t, attach.Options{Filter: attach.Filter{Follow: true}}, exec.Tracer)
 	check(t, s.Follow(wanted.PID()))
@@ -318,17 +370,38 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// TestFollowExec: who is followed from its exec on is seen to call that, and what it starts is
+// followed, but not what it has started before; and nobody else is.
+func TestFollowExec(t *testing.T) {
+	bpftest.Require(t)
+	wanted, decoy := start(t, "becomes"), start(t, "becomes")
+	s := tracetest.Open(t, attach.Options{Filter: attach.Filter{Follow: true}}, exec.Tracer)
+	check(t, s.FollowExec(wanted.PID()))
+	s.Start()
+	decoy.End(t)
+	wanted.End(t)
+	r := s.Finish(t)
+	want := append([]event{{"pid": int64(wanted.PID()), "args": []string{"prog", "5"}}},
+		repeatedEvent(5, event{"ppid": int64(wanted.PID()), "comm": "quick"})...)
+	tracetest.Same(t, r.Events, want)
+	if n, err := s.Unfollowed(); n != 0 || err != nil || r.Lost != 0 {
+		t.Errorf("%d processes not followed, %v; %d lost", n, err, r.Lost)
+	}
+}
+
 // TestFollowMany: whoever has ended takes no place among the followed, once the
 // kernel has put the last of it away, which takes it some ms.
 func TestFollowMany(t *testing.T) {
 	bpftest.Require(t)
+	bpftest.Ends(t)
+	many := bpftest.Few(2003, 101)
 	for _, test := range []struct {
 		role       string
 		n, events  int
 		follows    uint32
 		unfollowed uint64
 	}{
-		{"parent", 2003, 2003, 1024, 0},
+		{"parent", many, many, uint32(many / 2), 0},
 		{"crowd", 7, 2, 3, 5},
 	} {
 		t.Run(test.role, func(t *testing.T) {

@@ -16,30 +16,32 @@ import (
 type bpfExitEvent struct {
 	_    structs.HostLayout
 	Head struct {
-		_      structs.HostLayout
-		Time   uint64
-		Cgroup uint64
-		Pid    uint32
-		Tid    uint32
-		Ppid   uint32
-		Uid    uint32
-		Gid    uint32
+		_    structs.HostLayout
+		Time uint64
+		Who  struct {
+			_      structs.HostLayout
+			Cgroup uint64
+			Start  uint64
+			Pid    uint32
+			Tid    uint32
+			Ppid   uint32
+			Uid    uint32
+			Gid    uint32
+			NsPid  uint32
+			NsTid  uint32
+			PidNs  uint32
+			Comm   [16]uint8
+		}
 		Lost   uint32
 		Tracer uint16
 		Cpu    uint16
 		Flags  uint16
 		Group  uint16
-		Comm   [16]uint8
+		Unused uint32
 	}
 	Age    uint64
 	Status uint32
 	Unused uint32
-}
-
-type bpfExitProcess struct {
-	_      structs.HostLayout
-	Leader uint64
-	Start  uint64
 }
 
 type bpfRbLedger struct {
@@ -52,6 +54,12 @@ type bpfRbLedger struct {
 	Groups    uint64
 }
 
+type bpfRbProcess struct {
+	_      structs.HostLayout
+	Leader uint64
+	Start  uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -59,9 +67,9 @@ const (
 	bpfMapRbBooks       = "rb_books"
 	bpfMapRbCgroup      = "rb_cgroup"
 	bpfMapRbCgroupRings = "rb_cgroup_rings"
-	bpfMapRbExitSeen    = "rb_exit_seen"
 	bpfMapRbRing        = "rb_ring"
 	bpfMapRbRings       = "rb_rings"
+	bpfMapRbSeen        = "rb_seen"
 	bpfMapRbTree        = "rb_tree"
 	bpfProgRbExit       = "rb_exit"
 	bpfVarExitExport    = "exit_export"
@@ -71,6 +79,7 @@ const (
 	bpfVarRbByUid       = "rb_by_uid"
 	bpfVarRbComm        = "rb_comm"
 	bpfVarRbFailed      = "rb_failed"
+	bpfVarRbOn          = "rb_on"
 	bpfVarRbPid         = "rb_pid"
 	bpfVarRbPpid        = "rb_ppid"
 	bpfVarRbRingCount   = "rb_ring_count"
@@ -134,9 +143,9 @@ type bpfMapSpecs struct {
 	RbBooks       *ebpf.MapSpec `ebpf:"rb_books"`
 	RbCgroup      *ebpf.MapSpec `ebpf:"rb_cgroup"`
 	RbCgroupRings *ebpf.MapSpec `ebpf:"rb_cgroup_rings"`
-	RbExitSeen    *ebpf.MapSpec `ebpf:"rb_exit_seen"`
 	RbRing        *ebpf.MapSpec `ebpf:"rb_ring"`
 	RbRings       *ebpf.MapSpec `ebpf:"rb_rings"`
+	RbSeen        *ebpf.MapSpec `ebpf:"rb_seen"`
 	RbTree        *ebpf.MapSpec `ebpf:"rb_tree"`
 }
 
@@ -151,6 +160,7 @@ type bpfVariableSpecs struct {
 	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.VariableSpec `ebpf:"rb_comm"`
 	RbFailed      *ebpf.VariableSpec `ebpf:"rb_failed"`
+	RbOn          *ebpf.VariableSpec `ebpf:"rb_on"`
 	RbPid         *ebpf.VariableSpec `ebpf:"rb_pid"`
 	RbPpid        *ebpf.VariableSpec `ebpf:"rb_ppid"`
 	RbRingCount   *ebpf.VariableSpec `ebpf:"rb_ring_count"`
@@ -185,9 +195,9 @@ type bpfMaps struct {
 	RbBooks       *ebpf.Map `ebpf:"rb_books"`
 	RbCgroup      *ebpf.Map `ebpf:"rb_cgroup"`
 	RbCgroupRings *ebpf.Map `ebpf:"rb_cgroup_rings"`
-	RbExitSeen    *ebpf.Map `ebpf:"rb_exit_seen"`
 	RbRing        *ebpf.Map `ebpf:"rb_ring"`
 	RbRings       *ebpf.Map `ebpf:"rb_rings"`
+	RbSeen        *ebpf.Map `ebpf:"rb_seen"`
 	RbTree        *ebpf.Map `ebpf:"rb_tree"`
 }
 
@@ -196,9 +206,9 @@ func (m *bpfMaps) Close() error {
 		m.RbBooks,
 		m.RbCgroup,
 		m.RbCgroupRings,
-		m.RbExitSeen,
 		m.RbRing,
 		m.RbRings,
+		m.RbSeen,
 		m.RbTree,
 	)
 }
@@ -214,6 +224,7 @@ type bpfVariables struct {
 	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.Variable `ebpf:"rb_comm"`
 	RbFailed      *ebpf.Variable `ebpf:"rb_failed"`
+	RbOn          *ebpf.Variable `ebpf:"rb_on"`
 	RbPid         *ebpf.Variable `ebpf:"rb_pid"`
 	RbPpid        *ebpf.Variable `ebpf:"rb_ppid"`
 	RbRingCount   *ebpf.Variable `ebpf:"rb_ring_count"`

@@ -51,9 +51,8 @@ func TestMain(m *testing.M) {
 				})
 			}
 			wg.Wait()
-			report := os.NewFile(bpftest.ReportFD, "report")
 			for _, id := range ids {
-				if _, err := fmt.Fprintln(report, id); err != nil {
+				if _, err := fmt.Fprintln(bpftest.ReportTo, id); err != nil {
 					return err
 				}
 			}
@@ -84,37 +83,42 @@ func TestProcesses(t *testing.T) {
 	})
 	// The runtime may make threads as well.
 	tracetest.Same(t, slices.DeleteFunc(all, func(e event) bool { return e["thread"] == true }), want)
-	for _, e := range all {
-		// How syscall.ForkExec does it.
-		if flags := e["flags"].([]string); !slices.Contains(flags, "CLONE_VFORK") || !slices.Contains(flags, "CLONE_VM") {
-			t.Fatalf("flags %v", flags)
-		}
-	}
 }
 
-// TestFlags: of a clone with namespaces.
+// TestFlags: those that the call was given, all of them and no others.
 func TestFlags(t *testing.T) {
 	bpftest.Require(t)
-	// The first time, os makes a child to find out what the kernel can do.
-	first := &bpftest.Child{Role: "wait"}
-	first.Start(t)
-	first.End(t)
-	c := &bpftest.Child{Role: "wait", Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUTS | unix.CLONE_NEWIPC}}
-	events := tracetest.Trace(t, fork.Tracer, attach.Options{Filter: attach.Filter{PID: uint32(os.Getpid())}}, func() {
-		c.Start(t)
-		c.End(t)
-	})
-	events = slices.DeleteFunc(events, func(e event) bool { return e["thread"] == true })
-	tracetest.Same(t, events, []event{{"child_pid": int64(c.PID())}})
-	flags := events[0]["flags"].([]string)
-	for _, want := range []string{"CLONE_NEWUTS", "CLONE_NEWIPC"} {
-		if !slices.Contains(flags, want) {
-			t.Errorf("%s is not among %v", want, flags)
+	path := bpftest.LinkQuick(t, bpftest.Dir(t)+"/quick")
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var want []event
+	events := tracetest.Trace(t, fork.Tracer, attach.Options{Filter: attach.Filter{TID: uint32(unix.Gettid())}}, func() {
+		for _, test := range []struct {
+			flags uintptr
+			names []string
+		}{
+			{0, nil},
+			{unix.CLONE_NEWUTS | unix.CLONE_NEWIPC, []string{"CLONE_NEWUTS", "CLONE_NEWIPC"}},
+			{unix.CLONE_FS | unix.CLONE_SYSVSEM, []string{"CLONE_FS", "CLONE_SYSVSEM"}},
+			{unix.CLONE_PARENT_SETTID | unix.CLONE_NEWNS | unix.CLONE_NEWNET, []string{"CLONE_NEWNS", "CLONE_PARENT_SETTID", "CLONE_NEWNET"}},
+		} {
+			pid, err := syscall.ForkExec(path, []string{"quick"}, &syscall.ProcAttr{Sys: &syscall.SysProcAttr{Cloneflags: test.flags}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			bpftest.Wait(t, pid)
+			// syscall.ForkExec adds these.
+			names := append([]string{"CLONE_VM", "CLONE_VFORK"}, test.names...)
+			slices.Sort(names)
+			want = append(want, event{"child_pid": int64(pid), "thread": false, "flags": names})
 		}
+	})
+	// The runtime may make threads as well.
+	events = slices.DeleteFunc(events, func(e event) bool { return e["thread"] == true })
+	for _, e := range events {
+		slices.Sort(e["flags"].([]string))
 	}
-	if slices.Contains(flags, "CLONE_THREAD") || slices.Contains(flags, "CLONE_NEWNET") {
-		t.Errorf("flags %v", flags)
-	}
+	tracetest.Same(t, events, want)
 }
 
 // TestThreads: each thread of a process once, under its id.
@@ -135,10 +139,18 @@ func TestThreads(t *testing.T) {
 	if len(want) != threads {
 		t.Fatalf("%d threads report %d ids", threads, len(want))
 	}
+	// cloneFlags of Go's runtime (os_linux.go), and what its clone adds (sys_linux_amd64.s).
+	flags := []string{"CLONE_VM", "CLONE_FS", "CLONE_FILES", "CLONE_SIGHAND", "CLONE_THREAD", "CLONE_SYSVSEM"}
+	if runtime.GOARCH == "amd64" {
+		flags = append(flags, "CLONE_SETTLS")
+	}
 	old := 0 // threads that were there before tracing began
 	seen := make(map[int64]bool)
 	for _, e := range events {
-		if diff := e.Diff(event{"pid": int64(c.PID()), "child_pid": int64(c.PID()), "thread": true}); diff != "" {
+		if diff := e.Diff(event{
+			"pid": int64(c.PID()), "child_pid": int64(c.PID()), "thread": true,
+			"flags": flags,
+		}); diff != "" {
 			t.Error(diff)
 		}
 		id := e["child_tid"].(int64)

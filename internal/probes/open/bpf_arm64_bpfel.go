@@ -16,20 +16,28 @@ import (
 type bpfOpenEvent struct {
 	_    structs.HostLayout
 	Head struct {
-		_      structs.HostLayout
-		Time   uint64
-		Cgroup uint64
-		Pid    uint32
-		Tid    uint32
-		Ppid   uint32
-		Uid    uint32
-		Gid    uint32
+		_    structs.HostLayout
+		Time uint64
+		Who  struct {
+			_      structs.HostLayout
+			Cgroup uint64
+			Start  uint64
+			Pid    uint32
+			Tid    uint32
+			Ppid   uint32
+			Uid    uint32
+			Gid    uint32
+			NsPid  uint32
+			NsTid  uint32
+			PidNs  uint32
+			Comm   [16]uint8
+		}
 		Lost   uint32
 		Tracer uint16
 		Cpu    uint16
 		Flags  uint16
 		Group  uint16
-		Comm   [16]uint8
+		Unused uint32
 	}
 	Flags   uint64
 	Ret     int32
@@ -53,10 +61,13 @@ type bpfOpenScratch struct {
 		Event bpfOpenEvent
 		Data  [8448]uint8
 	}
-	At   uint32
-	Name [256]uint8
-	_    [4]byte
-	Head [512]uint8
+	Data    uint64
+	FileLen uint32
+	BaseLen uint32
+	Flags   uint32
+	At      uint32
+	Name    [256]uint8
+	Head    [512]uint8
 }
 
 type bpfRbLedger struct {
@@ -89,6 +100,7 @@ const (
 	bpfVarRbByUid       = "rb_by_uid"
 	bpfVarRbComm        = "rb_comm"
 	bpfVarRbFailed      = "rb_failed"
+	bpfVarRbOn          = "rb_on"
 	bpfVarRbPid         = "rb_pid"
 	bpfVarRbPpid        = "rb_ppid"
 	bpfVarRbRingCount   = "rb_ring_count"
@@ -170,6 +182,7 @@ type bpfVariableSpecs struct {
 	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.VariableSpec `ebpf:"rb_comm"`
 	RbFailed      *ebpf.VariableSpec `ebpf:"rb_failed"`
+	RbOn          *ebpf.VariableSpec `ebpf:"rb_on"`
 	RbPid         *ebpf.VariableSpec `ebpf:"rb_pid"`
 	RbPpid        *ebpf.VariableSpec `ebpf:"rb_ppid"`
 	RbRingCount   *ebpf.VariableSpec `ebpf:"rb_ring_count"`
@@ -234,6 +247,7 @@ type bpfVariables struct {
 	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.Variable `ebpf:"rb_comm"`
 	RbFailed      *ebpf.Variable `ebpf:"rb_failed"`
+	RbOn          *ebpf.Variable `ebpf:"rb_on"`
 	RbPid         *ebpf.Variable `ebpf:"rb_pid"`
 	RbPpid        *ebpf.Variable `ebpf:"rb_ppid"`
 	RbRingCount   *ebpf.Variable `ebpf:"rb_ring_count"`

@@ -6,6 +6,7 @@ package open
 import (
 	"bytes"
 	"errors"
+	"strings"
 
 	"github.com/rbtrace/rbtrace/internal/field"
 	"github.com/rbtrace/rbtrace/internal/tracer"
@@ -22,35 +23,11 @@ type Event struct {
 	Flags      field.OpenFlags    `json:"flags" col:"FLAGS,w=28" doc:"the flags as given, of creat those that it stands for; what has no name is in hexadecimal"`
 	Mode       field.Mode         `json:"mode" col:"MODE,w=5,right" doc:"the mode for a file that is made (O_CREAT, O_TMPFILE), in octal and before the umask; else empty"`
 	Resolve    field.ResolveFlags `json:"resolve" col:"RESOLVE,w=15" doc:"how openat2 is to resolve the path"`
-	PathSource Source             `json:"path_source" col:"SOURCE,w=10" doc:"where path begins: absolute (as given), cwd, dirfd, or unresolved: nobody knows"`
+	PathSource field.PathSource   `json:"path_source" col:"SOURCE,w=10" doc:"where path begins: absolute (as given), cwd, dirfd, or unresolved: nobody knows"`
 	File       field.Text         `json:"file" col:"FILE,w=24" doc:"the path as given"`
 	Path       field.Text         `json:"path" col:"PATH" doc:"the absolute path: that given, or joined to the directory's where it is relative; neither symbolic links nor . and .. are resolved; where the directory is unknown the path as given"`
 
-	path []byte // memory of Path, used again for each event
-}
-
-// Source is where the path of an event begins: enum open_source of
-// bpf/open.bpf.c.
-type Source uint8
-
-// The sources.
-const (
-	Unresolved Source = iota
-	Absolute
-	Cwd
-	Dirfd
-)
-
-func (s Source) name() string {
-	return [...]string{"unresolved", "absolute", "cwd", "dirfd"}[s&3]
-}
-
-// AppendText implements field.Value.
-func (s Source) AppendText(b []byte) []byte { return append(b, s.name()...) }
-
-// AppendJSON implements field.Value: a string.
-func (s Source) AppendJSON(b []byte) []byte {
-	return append(append(append(b, '"'), s.name()...), '"')
+	path tracer.File
 }
 
 // The four calls. On arm64 there are but two.
@@ -72,6 +49,11 @@ asked for, not what was found: symbolic links, . and .. stay as they are. In a c
 or a container an absolute path begins at the root of that, as its processes see it.
 For what was joined, a chroot's own directories are in front; a directory that has been
 removed ends in " (deleted)".
+One in a mount that is in no mount namespace, as it was unmounted while in use or is not
+mounted yet, begins with "(unreachable)", one too deep or long to be followed with "…".
+
+A call that a signal interrupts, as on a FIFO or a network file system, has the error ERESTARTSYS
+and is no failure for --failed: it begins anew and is shown again, or the program gets EINTR.
 
 --path-prefix looks at path as it is, byte by byte, before anything is escaped; end it
 with / to mean one directory. The paths are made in memory of the ring, so each call
@@ -79,7 +61,7 @@ takes 1.1 KiB of it (8.4 KiB where the path is long) until rbtrace has passed it
 a small --buffer-size, or a long --wakeup interval, calls may be lost.
 
 Calls of 32-bit programs on a 64-bit kernel do not pass the tracepoints. What io_uring
-opens does not either.`,
+opens does not either, nor does open_by_handle_at, which is given no path.`,
 	Examples: []tracer.Example{
 		{Args: "open", What: "every file opened, and every attempt"},
 		{Args: "open -x", What: "files that cannot be opened, with the error"},
@@ -97,6 +79,7 @@ opens does not either.`,
 		Name: "path-prefix", Value: "TEXT", Usage: "only paths that begin with this `TEXT`",
 		Const: bpfVarPathPrefix, Max: 255, Column: "path",
 		Text: &tracer.Text{
+			Check: checkPrefix,
 			Constants: func(text string) map[string]any {
 				return map[string]any{bpfVarPathPrefixLen: uint64(len(text))}
 			},
@@ -108,28 +91,21 @@ opens does not either.`,
 	Decode: decode,
 })
 
-var (
-	errLengths = errors.New("the lengths in the record do not add up")
-	errSource  = errors.New("the record does not say where its path begins")
-)
-
-// The flags of bpf/open.bpf.c.
-const (
-	pathMask    = 3
-	sourceShift = 2
-)
+// checkPrefix returns an error where no path whose directory is known begins with the text.
+func checkPrefix(text string) error {
+	for _, begin := range []string{"/", "…", "(unreachable)"} {
+		if strings.HasPrefix(text, begin) {
+			return nil
+		}
+	}
+	return errors.New("want a text that begins with /, as paths are absolute")
+}
 
 func decode(w *bpfOpenEvent, tail []byte, e *Event) error {
-	n := int(w.FileLen)
-	if n+int(w.BaseLen) > len(tail) {
-		return errLengths
+	if _, err := e.path.Decode(tail, tracer.FileRecord{FileLen: w.FileLen, BaseLen: w.BaseLen, Flags: w.Head.Flags}); err != nil {
+		return err
 	}
-	file, base := tail[:n:n], tail[n:n+int(w.BaseLen)]
-	source := Source(w.Head.Flags >> sourceShift)
-	if source > Dirfd {
-		return errSource
-	}
-
+	e.PathSource, e.File, e.Path = e.path.Source, e.path.Given, e.path.Path
 	e.FD, e.Ret, e.Errno = field.Int32(w.Ret), field.Int32(w.Ret), 0
 	if w.Ret < 0 {
 		e.FD, e.Errno = -1, field.Errno(w.Ret)
@@ -139,20 +115,5 @@ func decode(w *bpfOpenEvent, tail []byte, e *Event) error {
 	if e.Flags.HasMode() {
 		e.Mode = field.Mode{Bits: w.Mode, Given: true}
 	}
-	e.PathSource, e.File, e.Path = source, file, file
-	if source == Cwd || source == Dirfd {
-		e.path = tracer.AppendPath(e.path[:0], base, tracer.PathFlags(w.Head.Flags&pathMask))
-		e.path = appendBelow(e.path, file)
-		e.Path = e.path
-	}
 	return nil
-}
-
-// appendBelow appends to a directory's path what was opened below it. file begins
-// with a slash where the directory was to be its root (RESOLVE_IN_ROOT).
-func appendBelow(path, file []byte) []byte {
-	if len(path) > 1 && !bytes.HasPrefix(file, []byte{'/'}) {
-		path = append(path, '/')
-	}
-	return append(path, file...)
 }

@@ -3,7 +3,6 @@
 package open_test
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -34,48 +33,16 @@ func mine() attach.Options {
 	return attach.Options{Filter: attach.Filter{PID: uint32(os.Getpid()), Comm: comm}}
 }
 
-// onThread runs f on a thread of that name, with a working directory and a root of
-// its own. The thread ends with f, whatever f makes of it.
+// onThread runs f on such a thread.
 func onThread(t *testing.T, f func()) {
 	t.Helper()
-	check(t, <-startThread(f))
-}
-
-func startThread(f func()) <-chan error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread goes with the goroutine
-		if unix.Gettid() == os.Getpid() {
-			// All but the first one, which another goroutine cannot get meanwhile.
-			err := <-startThread(f)
-			runtime.UnlockOSThread()
-			done <- err
-			return
-		}
-		err := unix.Unshare(unix.CLONE_FS)
-		if err == nil {
-			// Still by the old name.
-			err = os.WriteFile("/proc/thread-self/comm", []byte(comm), 0o644)
-		}
-		if err == nil {
-			f()
-		}
-		done <- err
-	}()
-	return done
+	bpftest.OnThread(t, comm, f)
 }
 
 func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
-	}
-}
-
-// must is for threads that may not end the test.
-func must(errs ...error) {
-	if err := errors.Join(errs...); err != nil {
-		panic(err)
 	}
 }
 
@@ -109,7 +76,7 @@ func handle(path string) int {
 // pathOf is what the kernel says of a descriptor, and closes it.
 func pathOf(fd int) string {
 	path, err := os.Readlink(fmt.Sprintf("/proc/thread-self/fd/%d", fd))
-	must(err, unix.Close(fd))
+	bpftest.Must(err, unix.Close(fd))
 	return path
 }
 
@@ -127,12 +94,12 @@ const hostile = "a \"b\"\n\x1b[31m\xff\xc3ü\u202e"
 
 func TestEveryOpen(t *testing.T) {
 	bpftest.Require(t)
-	const n = 10007
+	n := bpftest.Few(10007, 1009)
 	dir := bpftest.Dir(t)
 	var want []event
 	events := tracetest.Trace(t, open.Tracer, mine(), func() {
 		onThread(t, func() {
-			must(unix.Chdir(dir))
+			bpftest.Must(unix.Chdir(dir))
 			for i := range n {
 				file := fmt.Sprintf("f%d", i)
 				w := event{"type": "open", "comm": comm, "pid": int64(os.Getpid()), "tid": int64(unix.Gettid()), "file": file, "path": dir + "/" + file, "path_source": "cwd"}
@@ -142,7 +109,7 @@ func TestEveryOpen(t *testing.T) {
 				}
 				ret := openat(cwd, file, unix.O_RDONLY|unix.O_CREAT*uint64(i%2), 0o640)
 				if ret >= 0 {
-					must(unix.Close(ret), unix.Unlink(file))
+					bpftest.Must(unix.Close(ret), unix.Unlink(file))
 				}
 				maps.Copy(w, result(ret))
 				want = append(want, w)
@@ -155,7 +122,7 @@ func TestEveryOpen(t *testing.T) {
 // TestAtOnce opens files from several threads.
 func TestAtOnce(t *testing.T) {
 	bpftest.Require(t)
-	const threads, each = 4, 1009
+	threads, each := 4, bpftest.Few(1009, 211)
 	s := tracetest.Open(t, mine(), open.Tracer)
 	s.Start()
 	var wg sync.WaitGroup
@@ -206,7 +173,7 @@ func at(dir string, call func(dirfd int) int) func() int {
 	return func() int {
 		fd := handle(dir)
 		ret := call(fd)
-		must(unix.Close(fd))
+		bpftest.Must(unix.Close(fd))
 		return ret
 	}
 }
@@ -283,7 +250,7 @@ var calls = []call{
 
 	// Where paths begin.
 	{
-		name: "absolute", named: true, do: func() int { return openat(cwd, must1(os.Getwd())+"/data", 0, 0) },
+		name: "absolute", named: true, do: func() int { return openat(cwd, bpftest.Must1(os.Getwd())+"/data", 0, 0) },
 		want: event{"file": "DIR/data", "path": "DIR/data", "path_source": "absolute"},
 	},
 	{
@@ -324,28 +291,28 @@ var calls = []call{
 	},
 	{
 		name: "cwdRoot", named: true, do: func() int {
-			dir := must1(os.Getwd())
-			must(unix.Chdir("/"))
+			dir := bpftest.Must1(os.Getwd())
+			bpftest.Must(unix.Chdir("/"))
 			ret := openat(cwd, "dev/null", 0, 0)
-			must(unix.Chdir(dir))
+			bpftest.Must(unix.Chdir(dir))
 			return ret
 		},
 		want: event{"file": "dev/null", "path": "/dev/null", "path_source": "cwd"},
 	},
 	{
 		name: "cwdDeleted", errno: unix.ENOENT, do: func() int {
-			must(unix.Mkdir("gone", 0o755), unix.Chdir("gone"), unix.Rmdir("../gone"))
+			bpftest.Must(unix.Mkdir("gone", 0o755), unix.Chdir("gone"), unix.Rmdir("../gone"))
 			ret := openat(cwd, "x", unix.O_CREAT, 0)
-			must(unix.Chdir(".."))
+			bpftest.Must(unix.Chdir(".."))
 			return ret
 		},
 		want: event{"file": "x", "path": "DIR/gone (deleted)/x", "path_source": "cwd"},
 	},
 	{
 		name: "dirfdDeleted", do: func() int {
-			must(unix.Mkdir("gone", 0o755))
+			bpftest.Must(unix.Mkdir("gone", 0o755))
 			return at("gone", func(fd int) int {
-				must(unix.Rmdir("gone"))
+				bpftest.Must(unix.Rmdir("gone"))
 				return openat(fd, "..", unix.O_PATH, 0)
 			})()
 		},
@@ -426,11 +393,6 @@ var calls = []call{
 	},
 }
 
-func must1[T any](v T, err error) T {
-	must(err)
-	return v
-}
-
 // world makes what the calls expect to find.
 func world(t *testing.T) (dir string) {
 	dir = bpftest.Dir(t)
@@ -459,7 +421,7 @@ func TestCalls(t *testing.T) {
 	var events []event
 	for _, e := range tracetest.Trace(t, open.Tracer, mine(), func() {
 		onThread(t, func() {
-			must(unix.Chdir(dir))
+			bpftest.Must(unix.Chdir(dir))
 			for _, c := range calls {
 				if c.old && !oldCalls {
 					continue
@@ -502,6 +464,31 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+// TestPaths gives each of the calls paths of every kind.
+func TestPaths(t *testing.T) {
+	bpftest.Require(t)
+	var want tracetest.Named
+	events := tracetest.Trace(t, open.Tracer, tracetest.Paths(), func() {
+		tracetest.EachPath(t, func(g tracetest.Given) {
+			one := func(name string, call func() int) {
+				ret := tracetest.As(call)
+				if ret >= 0 {
+					panic(fmt.Sprintf("%s of %s succeeds", name, g.Name))
+				}
+				want.Add(name+" of "+g.Name, tracetest.Merge(g.Want("file", "path", "path_source"), result(ret)))
+			}
+			one("openat", func() int { return bpftest.Call(unix.SYS_OPENAT, g.Dirfd, g.File, unix.O_RDWR, 0) })
+			one("openat2", func() int {
+				return bpftest.Call(unix.SYS_OPENAT2, g.Dirfd, g.File, append([]byte{unix.O_RDWR}, make([]byte, 23)...), 24)
+			})
+			if oldCalls && g.Dirfd == cwd {
+				one("open", func() int { return bpftest.Call(sysOpen, g.File, unix.O_RDWR, 0) })
+			}
+		})
+	})
+	want.Same(t, events)
+}
+
 // TestMounts: names go on at each mount point, and where a thread has mounts of its
 // own, those count.
 func TestMounts(t *testing.T) {
@@ -510,7 +497,7 @@ func TestMounts(t *testing.T) {
 	var want []event
 	events := tracetest.Trace(t, open.Tracer, mine(), func() {
 		onThread(t, func() {
-			must(
+			bpftest.Must(
 				unix.Unshare(unix.CLONE_NEWNS), unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
 				unix.Chdir(dir), unix.Mkdir("mnt", 0o755), unix.Mount("rbtrace", "mnt", "tmpfs", 0, ""),
 				os.MkdirAll("mnt/x/y", 0o755), unix.Mount(".", "mnt/x/y", "", unix.MS_BIND, ""),
@@ -526,7 +513,7 @@ func TestMounts(t *testing.T) {
 					return 0
 				})()
 			}
-			must(unix.Chdir("/")) // and the mounts go with the thread
+			bpftest.Must(unix.Chdir("/")) // and the mounts go with the thread
 		})
 	})
 	tracetest.Same(t, slices.DeleteFunc(events, ofHandle), want)
@@ -539,10 +526,10 @@ func TestChroot(t *testing.T) {
 	dir := world(t)
 	events := tracetest.Trace(t, open.Tracer, mine(), func() {
 		onThread(t, func() {
-			must(unix.Chroot(dir), unix.Chdir("/below"))
+			bpftest.Must(unix.Chroot(dir), unix.Chdir("/below"))
 			for _, file := range []string{"deep", "/data", "../data", "/missing"} {
 				if fd := openat(cwd, file, 0, 0); fd >= 0 {
-					must(unix.Close(fd))
+					bpftest.Must(unix.Close(fd))
 				}
 			}
 		})
@@ -557,9 +544,9 @@ func TestChroot(t *testing.T) {
 
 // deep makes a directory that many names below dir, each so wide, and enters it.
 func deep(dir string, depth, width int) {
-	must(unix.Chdir(dir))
+	bpftest.Must(unix.Chdir(dir))
 	for name := strings.Repeat("d", width); depth > 0; depth-- { // one by one, for a path has a limit
-		must(unix.Mkdir(name, 0o755), unix.Chdir(name))
+		bpftest.Must(unix.Mkdir(name, 0o755), unix.Chdir(name))
 	}
 }
 
@@ -577,7 +564,7 @@ func TestDeepPaths(t *testing.T) {
 			events := tracetest.Trace(t, open.Tracer, mine(), func() {
 				onThread(t, func() {
 					deep(dir, test.depth, test.width)
-					must(unix.Close(openat(cwd, "file", unix.O_CREAT, 0o600)), unix.Close(openat(cwd, file, 0, 0)))
+					bpftest.Must(unix.Close(openat(cwd, "file", unix.O_CREAT, 0o600)), unix.Close(openat(cwd, file, 0, 0)))
 				})
 			})
 			path := dir + strings.Repeat(name, test.depth)
@@ -586,6 +573,47 @@ func TestDeepPaths(t *testing.T) {
 			}
 			tracetest.Same(t, events, []event{{"path": path + "/file"}, {"path": path + "/" + file}})
 		})
+	}
+}
+
+// TestInterrupted: a call that a signal interrupts begins anew, and its program knows of no failure.
+func TestInterrupted(t *testing.T) {
+	bpftest.Require(t)
+	fifo := bpftest.Dir(t) + "/fifo"
+	check(t, unix.Mkfifo(fifo, 0o600))
+	const n = 3
+	for _, failed := range []bool{false, true} {
+		opts := mine()
+		opts.Failed = failed
+		ret := 0
+		events := tracetest.Trace(t, open.Tracer, opts, func() {
+			tid := make(chan int)
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				onThread(t, func() {
+					tid <- unix.Gettid()
+					ret = openat(cwd, fifo, unix.O_RDONLY, 0)
+					bpftest.Must(unix.Close(ret))
+				})
+			})
+			reader := <-tid
+			for range n {
+				bpftest.Interrupt(t, reader, unix.SYS_OPENAT)
+			}
+			fd, err := unix.Open(fifo, unix.O_WRONLY, 0)
+			check(t, err)
+			wg.Wait()
+			check(t, unix.Close(fd))
+		})
+		if failed {
+			tracetest.Same(t, events, nil)
+			continue
+		}
+		want := make([]event, n, n+1)
+		for i := range want {
+			want[i] = event{"path": fifo, "errno": "ERESTARTSYS", "fd": int64(-1)}
+		}
+		tracetest.Same(t, events, append(want, event{"path": fifo, "errno": "", "ret": int64(ret)}))
 	}
 }
 
@@ -609,7 +637,7 @@ func TestFailed(t *testing.T) {
 					w := result(ret)
 					w["path"], w["uid"] = dir+"/"+file, int64(12345)
 					if ret >= 0 {
-						must(unix.Close(ret))
+						bpftest.Must(unix.Close(ret))
 					} else {
 						want = append(want, w)
 					}

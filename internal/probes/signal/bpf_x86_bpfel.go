@@ -26,20 +26,28 @@ type bpfRbLedger struct {
 type bpfSignalEvent struct {
 	_    structs.HostLayout
 	Head struct {
-		_      structs.HostLayout
-		Time   uint64
-		Cgroup uint64
-		Pid    uint32
-		Tid    uint32
-		Ppid   uint32
-		Uid    uint32
-		Gid    uint32
+		_    structs.HostLayout
+		Time uint64
+		Who  struct {
+			_      structs.HostLayout
+			Cgroup uint64
+			Start  uint64
+			Pid    uint32
+			Tid    uint32
+			Ppid   uint32
+			Uid    uint32
+			Gid    uint32
+			NsPid  uint32
+			NsTid  uint32
+			PidNs  uint32
+			Comm   [16]uint8
+		}
 		Lost   uint32
 		Tracer uint16
 		Cpu    uint16
 		Flags  uint16
 		Group  uint16
-		Comm   [16]uint8
+		Unused uint32
 	}
 	Tpid   int32
 	Ttid   int32
@@ -47,6 +55,8 @@ type bpfSignalEvent struct {
 	Code   int32
 	Result int32
 	Ret    int32
+	Call   uint32
+	Unused uint32
 	Tcomm  [16]uint8
 }
 
@@ -68,6 +78,7 @@ const (
 	bpfVarRbByUid       = "rb_by_uid"
 	bpfVarRbComm        = "rb_comm"
 	bpfVarRbFailed      = "rb_failed"
+	bpfVarRbOn          = "rb_on"
 	bpfVarRbPid         = "rb_pid"
 	bpfVarRbPpid        = "rb_ppid"
 	bpfVarRbRingCount   = "rb_ring_count"
@@ -149,6 +160,7 @@ type bpfVariableSpecs struct {
 	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.VariableSpec `ebpf:"rb_comm"`
 	RbFailed      *ebpf.VariableSpec `ebpf:"rb_failed"`
+	RbOn          *ebpf.VariableSpec `ebpf:"rb_on"`
 	RbPid         *ebpf.VariableSpec `ebpf:"rb_pid"`
 	RbPpid        *ebpf.VariableSpec `ebpf:"rb_ppid"`
 	RbRingCount   *ebpf.VariableSpec `ebpf:"rb_ring_count"`
@@ -211,6 +223,7 @@ type bpfVariables struct {
 	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.Variable `ebpf:"rb_comm"`
 	RbFailed      *ebpf.Variable `ebpf:"rb_failed"`
+	RbOn          *ebpf.Variable `ebpf:"rb_on"`
 	RbPid         *ebpf.Variable `ebpf:"rb_pid"`
 	RbPpid        *ebpf.Variable `ebpf:"rb_ppid"`
 	RbRingCount   *ebpf.Variable `ebpf:"rb_ring_count"`

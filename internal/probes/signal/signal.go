@@ -4,6 +4,8 @@
 package signal
 
 import (
+	"errors"
+	"math"
 	"strconv"
 
 	"github.com/rbtrace/rbtrace/internal/field"
@@ -16,23 +18,29 @@ import (
 type Event struct {
 	tracer.Common
 	Signal field.Signal `json:"signal" col:"SIGNAL,w=11" doc:"the signal, empty for none (kill -0)"`
-	TPID   field.Int32  `json:"tpid" col:"TPID,w=7,right" doc:"process id of whom it is for; of a failed call what kill was given: 0 and below mean process groups"`
-	TTID   field.Int32  `json:"ttid" col:"TTID,w=7,right" doc:"thread id of whom it is for: of a signal to a process, the thread that was found first; of a failed kill 0"`
+	TPID   field.Int32  `json:"tpid" col:"TPID,w=7,right" doc:"process id of whom it is for; of a failed call what that was given: 0 and below mean process groups, but for tkill, which is given a thread and has 0 here, and for pidfd_send_signal, which has the id that its descriptor was made for, or -1 where that is none of a process"`
+	TTID   field.Int32  `json:"ttid" col:"TTID,w=7,right" doc:"thread id of whom it is for: of a signal to a process, the thread that was found first; of a failed call the one that it was given, 0 for a process"`
 	TComm  field.Comm   `json:"tcomm" col:"TCOMM,w=13" doc:"name of whom it is for"`
 	Group  field.Bool   `json:"to_process" col:"GROUP,w=5" doc:"whether it is for the process, and not for that thread alone"`
 	Kernel field.Bool   `json:"from_kernel" col:"KERNEL,w=6" doc:"whether it is the kernel's own doing; then pid is who was running"`
-	Code   Code         `json:"code" col:"CODE,w=9" doc:"si_code: SI_USER by kill, SI_TKILL by tkill and tgkill, SI_KERNEL by the kernel, others by number"`
+	Code   Code         `json:"code" col:"CODE,w=9" doc:"si_code: SI_USER by kill, SI_TKILL by tkill and tgkill, SI_QUEUE by sigqueue, SI_TIMER by a timer of timer_create, SI_KERNEL by the kernel, others by number; empty for a failed call"`
 	Result Result       `json:"result" col:"RESULT,w=9" doc:"delivered, ignored, pending (it was already), overflow or lost info (no memory for it); empty for a failed call"`
+	Call   Call         `json:"call" col:"CALL,w=17" doc:"the system call that failed; else empty"`
 	Ret    field.Int32  `json:"ret" col:"RET,w=4,right" doc:"what a failed call returned; else 0"`
 	Errno  field.Errno  `json:"errno" col:"ERR,w=8" doc:"the error's name, empty when there was none"`
 }
 
-// Code is a signal's si_code.
+// Code is a signal's si_code, or noCode.
 type Code int32
+
+// noCode is none that the kernel has.
+const noCode Code = math.MinInt32
 
 func (c Code) append(b []byte) []byte {
 	// include/uapi/asm-generic/siginfo.h
 	switch c {
+	case noCode:
+		return b
 	case 0:
 		return append(b, "SI_USER"...)
 	case 0x80:
@@ -78,20 +86,47 @@ func (r Result) AppendText(b []byte) []byte { return r.append(b) }
 // AppendJSON implements field.Value: a string.
 func (r Result) AppendJSON(b []byte) []byte { return append(r.append(append(b, '"')), '"') }
 
+// Call is a system call: enum signal_calls of bpf/signal.bpf.c.
+type Call uint32
+
+var calls = [...]string{"", "kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal"}
+
+// AppendText implements field.Value.
+func (c Call) AppendText(b []byte) []byte { return append(b, calls[c]...) }
+
+// AppendJSON implements field.Value: a string.
+func (c Call) AppendJSON(b []byte) []byte {
+	return append(append(append(b, '"'), calls[c]...), '"')
+}
+
+// exits returns the places of the calls' exits, but for the first.
+func exits() []string {
+	var places []string
+	for _, call := range calls[2:] {
+		places = append(places, "syscalls/sys_exit_"+call)
+	}
+	return places
+}
+
 // Tracer is rbtrace signal.
 var Tracer = tracer.New(tracer.Def[bpfSignalEvent, Event]{
 	Name:  "signal",
 	Short: "Signals that are sent",
-	Long: `Shows every signal, whoever sends it: by kill, tkill, tgkill, sigqueue, the terminal, a timer,
-a crash, or the end of a child. With --failed it shows the calls of kill, tkill and tgkill
-that fail instead. A signal to a process group is one for each process.
+	Long: `Shows every signal, whoever sends it: by kill, tkill, tgkill, sigqueue, a pidfd, the terminal,
+a timer, a crash, or the end of a child. With --failed it shows the calls that fail instead:
+kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo and pidfd_send_signal. A signal to a
+process group is one for each process.
 
 pid and comm are whose doing it is, and for a signal of the kernel's who was running when
-it came: a child that ends, a program that crashes, or anybody for a timer. Signals that the
-target ignores are shown, too. kill -0 sends none.`,
+it came: a child that ends, a program that crashes, or anybody for a timer. code and with it
+from_kernel are what the signal says of itself: a process can send one that looks as if it
+came from a timer, or to itself from the kernel (rt_sigqueueinfo). Signals that the target
+ignores are shown, too. kill -0 sends none.
+
+Calls of 32-bit programs on a 64-bit kernel do not pass the tracepoints that --failed needs.`,
 	Examples: []tracer.Example{
 		{Args: "signal", What: "every signal"},
-		{Args: "signal --signal 9", What: "who kills whom"},
+		{Args: "signal --signal KILL", What: "who kills whom"},
 		{Args: "signal -x", What: "kills that fail"},
 		{Args: "signal --filter 'signal == \"SIGSEGV\" && from_kernel'", What: "crashes"},
 	},
@@ -99,13 +134,14 @@ target ignores are shown, too. kill -0 sends none.`,
 	Hooks: []tracer.Hook{
 		{Kind: tracer.Tracepoint, Programs: []tracer.Program{{Name: bpfProgRbSignal}}},
 		{Kind: tracer.Tracepoint, Failed: true, Programs: []tracer.Program{{
-			Name: bpfProgRbSignalExit, Also: []string{"syscalls/sys_exit_tkill", "syscalls/sys_exit_tgkill"},
+			Name: bpfProgRbSignalExit, Also: exits(),
 		}}},
 	},
 	Columns:       []string{"time", "pid", "comm", "signal", "tpid", "tcomm", "result"},
 	FailedColumns: []string{"time", "pid", "comm", "signal", "tpid", "ttid", "errno"},
 	Params: []tracer.Param{{
-		Name: "signal", Value: "NUMBER", Usage: "only the signal of this number", Const: bpfVarSignal, Max: 64,
+		Name: "signal", Value: "SIGNAL", Usage: "only this `SIGNAL`, by name (KILL, SIGKILL) or number; 0: none, as of kill -0",
+		Const: bpfVarSignal, Max: 64, Column: "signal", Enum: field.ParseSignal,
 	}},
 	Decode: decode,
 })
@@ -114,16 +150,20 @@ target ignores are shown, too. kill -0 sends none.`,
 const (
 	group = 1 << iota
 	kernel
-	target
 )
 
+var errCall = errors.New("the record has no such call")
+
 func decode(w *bpfSignalEvent, _ []byte, e *Event) error {
-	e.Signal = field.Signal(uint32(w.Sig))
+	if w.Call >= uint32(len(calls)) {
+		return errCall
+	}
+	e.Signal = field.Signal(w.Sig)
 	e.TPID, e.TTID, e.TComm = field.Int32(w.Tpid), field.Int32(w.Ttid), w.Tcomm
 	e.Group, e.Kernel = w.Head.Flags&group != 0, w.Head.Flags&kernel != 0
-	e.Code, e.Result = Code(w.Code), Result(w.Result)
-	if w.Head.Flags&target != 0 {
-		e.Result = -1
+	e.Code, e.Result, e.Call = Code(w.Code), Result(w.Result), Call(w.Call)
+	if e.Call != 0 {
+		e.Code, e.Result = noCode, -1
 	}
 	e.Ret, e.Errno = field.Int32(w.Ret), field.Errno(w.Ret)
 	return nil

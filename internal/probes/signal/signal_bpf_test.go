@@ -4,12 +4,17 @@ package signal_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -23,7 +28,13 @@ type event = tracetest.Event
 
 func TestMain(m *testing.M) {
 	bpftest.Main(m, map[string]func() error{
-		"wait": bpftest.AwaitEOF,
+		// wait says that it is there, and waits.
+		"wait": func() error {
+			if _, err := fmt.Fprintln(bpftest.ReportTo, "there"); err != nil {
+				return err
+			}
+			return bpftest.AwaitEOF()
+		},
 	})
 }
 
@@ -32,6 +43,22 @@ func check(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// start starts a child that waits, and returns when it does: a program gets its name only after
+// its parent can go on.
+func start(t *testing.T, c *bpftest.Child) {
+	t.Helper()
+	c.Start(t)
+	c.ReadLine(t)
+}
+
+// comm is the name of a thread.
+func comm(t *testing.T, tid int) string {
+	t.Helper()
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", tid))
+	check(t, err)
+	return strings.TrimSuffix(string(name), "\n")
 }
 
 // byMe are the events of this thread's own doing.
@@ -49,7 +76,7 @@ func TestKill(t *testing.T) {
 	bpftest.Require(t)
 	const n = 53
 	c := &bpftest.Child{Role: "wait"}
-	c.Start(t)
+	start(t, c)
 	pid := int64(c.PID())
 	var want []event
 	events := byMe(t, false, func() {
@@ -58,8 +85,8 @@ func TestKill(t *testing.T) {
 			sig := []unix.Signal{unix.SIGURG, unix.SIGWINCH, unix.SIGCHLD}[i%3]
 			check(t, unix.Kill(c.PID(), sig))
 			want = append(want, event{
-				"pid": int64(os.Getpid()), "signal": unix.SignalName(sig), "tpid": pid, "to_process": true, "from_kernel": false,
-				"code": "SI_USER", "ret": int64(0), "errno": "",
+				"pid": int64(os.Getpid()), "signal": unix.SignalName(sig), "tpid": pid, "ttid": pid, "tcomm": comm(t, c.PID()),
+				"to_process": true, "from_kernel": false, "code": "SI_USER", "ret": int64(0), "errno": "", "call": "",
 			})
 		}
 	})
@@ -107,9 +134,162 @@ func TestResults(t *testing.T) {
 	tracetest.Same(t, mine, []event{one("SIGUSR1", "delivered"), one("SIGUSR1", "pending"), one("SIGUSR2", "ignored")})
 }
 
-// TestFailed: the calls that send nothing, with what they were given.
-func TestFailed(t *testing.T) {
+// siginfo is struct siginfo of rt_sigqueueinfo and rt_sigtimedwait: kernel ABI.
+type siginfo struct {
+	signo, errno, code int32
+	_                  [116]byte
+}
+
+func queue(pid int, sig unix.Signal, info *siginfo) error {
+	_, _, errno := unix.Syscall(unix.SYS_RT_SIGQUEUEINFO, uintptr(pid), uintptr(sig), uintptr(unsafe.Pointer(info)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// TestQueue: signals that a process sends with a code of its own.
+func TestQueue(t *testing.T) {
 	bpftest.Require(t)
+	const n = 7
+	c := &bpftest.Child{Role: "wait"}
+	start(t, c)
+	pid := int64(c.PID())
+	var want []event
+	events := byMe(t, false, func() {
+		for range n {
+			check(t, queue(c.PID(), unix.SIGURG, &siginfo{signo: int32(unix.SIGURG), code: -1}))
+			want = append(want, event{
+				"signal": "SIGURG", "tpid": pid, "ttid": pid, "tcomm": comm(t, c.PID()), "to_process": true, "from_kernel": false,
+				"code": "SI_QUEUE",
+			})
+		}
+	})
+	tracetest.Same(t, events, want)
+	c.End(t)
+}
+
+// TestTimers: what the kernel's two kinds of timers send is not the doing of who runs by then.
+func TestTimers(t *testing.T) {
+	bpftest.Require(t)
+	const n, name = 7, "rbtrace-timers"
+	alarms := make(chan os.Signal, n)
+	signal.Notify(alarms, unix.SIGALRM)
+	defer signal.Stop(alarms)
+	var tid int
+	var codes []int32
+	for _, test := range []struct {
+		sig  string
+		arm  func()
+		want event
+	}{
+		{"usr1", func() { codes = append(codes, timer(tid, unix.SIGUSR1)) }, event{
+			"signal": "SIGUSR1", "code": "SI_TIMER", "to_process": false, "tcomm": name,
+		}},
+		{"SIGALRM", func() {
+			bpftest.Must(setitimer(time.Millisecond))
+			<-alarms
+		}, event{"signal": "SIGALRM", "code": "SI_KERNEL", "to_process": true, "tcomm": comm(t, os.Getpid())}},
+	} {
+		all := tracetest.Trace(t, probe.Tracer, attach.Options{Params: map[string]string{"signal": test.sig}}, func() {
+			bpftest.OnThread(t, name, func() {
+				tid = unix.Gettid()
+				for range n {
+					test.arm()
+				}
+			})
+		})
+		events := slices.DeleteFunc(all, func(e event) bool { return e["tpid"] != int64(os.Getpid()) })
+		test.want["from_kernel"], test.want["result"] = true, "delivered"
+		if test.want["ttid"] = int64(os.Getpid()); test.want["to_process"] == false {
+			test.want["ttid"] = int64(tid)
+		}
+		want := make([]event, n)
+		for i := range want {
+			want[i] = test.want
+		}
+		tracetest.Same(t, events, want)
+	}
+	for _, code := range codes { // as the thread got them
+		if code != -2 {
+			t.Errorf("si_code %d", code)
+		}
+	}
+}
+
+// timer has a timer of timer_create send a signal to this thread, of that id, and returns
+// what the signal says of where it is from.
+func timer(tid int, sig unix.Signal) (code int32) {
+	event := struct { // struct sigevent
+		value        uint64
+		signo, where int32
+		tid          int32
+		_            [44]byte
+	}{signo: int32(sig), where: 4 /* SIGEV_THREAD_ID */, tid: int32(tid)}
+	var id int32
+	var set, old unix.Sigset_t
+	set.Val[0] = 1 << (sig - 1)
+	bpftest.Must(unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old))
+	_, _, errno := unix.Syscall(unix.SYS_TIMER_CREATE, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&event)), uintptr(unsafe.Pointer(&id)))
+	if errno == 0 {
+		spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(time.Millisecond))}
+		_, _, errno = unix.Syscall6(unix.SYS_TIMER_SETTIME, uintptr(id), 0, uintptr(unsafe.Pointer(&spec)), 0, 0, 0)
+	}
+	var info siginfo
+	if errno == 0 {
+		_, _, errno = unix.Syscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&set)), uintptr(unsafe.Pointer(&info)), 0, 8, 0, 0)
+	}
+	if errno == 0 {
+		_, _, errno = unix.Syscall(unix.SYS_TIMER_DELETE, uintptr(id), 0, 0)
+	}
+	if errno != 0 {
+		panic(errno)
+	}
+	bpftest.Must(unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil))
+	return info.code
+}
+
+func setitimer(d time.Duration) error {
+	_, err := unix.Setitimer(unix.ItimerReal, unix.Itimerval{Value: unix.NsecToTimeval(int64(d))})
+	return err
+}
+
+// TestReused: where a ring is used again, no more of what it held goes into a record.
+func TestReused(t *testing.T) {
+	bpftest.Require(t)
+	const n = 211 // several times round
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	s := tracetest.Open(t, attach.Options{
+		Filter: attach.Filter{TID: uint32(unix.Gettid())}, RingSize: uint32(os.Getpagesize()),
+	}, probe.Tracer)
+	var want []event
+	for _, name := range []string{"fifteen letters", "b"} {
+		c := &bpftest.Child{Role: "wait", Path: bpftest.Link(t, filepath.Join(bpftest.Dir(t), name))}
+		start(t, c)
+		for range n {
+			check(t, unix.Kill(c.PID(), unix.SIGURG))
+			want = append(want, event{"tpid": int64(c.PID()), "tcomm": name})
+			s.Drain(t) // which fails where something is behind the name
+		}
+		c.End(t)
+	}
+	events := slices.DeleteFunc(s.Finish(t).Events, func(e event) bool { return e["signal"] != "SIGURG" || e["tpid"] == int64(os.Getpid()) })
+	tracetest.Same(t, events, want)
+}
+
+// TestUnsent: the calls that send nothing, with what they were given.
+func TestUnsent(t *testing.T) {
+	bpftest.Require(t)
+	gone := &bpftest.Child{Role: "wait"}
+	start(t, gone)
+	pidfd, err := unix.PidfdOpen(gone.PID(), 0)
+	check(t, err)
+	defer unix.Close(pidfd)
+	gone.End(t)
+	var pipe [2]int
+	check(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
+	defer func() { check(t, errors.Join(unix.Close(pipe[0]), unix.Close(pipe[1]))) }()
 	const nobody = 1<<22 + 1 // above PID_MAX_LIMIT
 	kill := func(err, want error) {
 		t.Helper()
@@ -125,16 +305,34 @@ func TestFailed(t *testing.T) {
 		_, _, errno := unix.RawSyscall(unix.SYS_TKILL, nobody, uintptr(unix.SIGHUP), 0)
 		kill(errno, unix.ESRCH)
 		kill(unix.Tgkill(os.Getpid(), nobody, unix.SIGINT), unix.ESRCH)
+		kill(unix.Kill(os.Getpid(), -1), unix.EINVAL)
+		kill(queue(nobody, unix.SIGUSR1, &siginfo{code: -1}), unix.ESRCH)
+		_, _, errno = unix.Syscall6(unix.SYS_RT_TGSIGQUEUEINFO, uintptr(os.Getpid()), nobody, uintptr(unix.SIGUSR2),
+			uintptr(unsafe.Pointer(&siginfo{code: -1})), 0, 0)
+		kill(errno, unix.ESRCH)
+		kill(unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0), unix.ESRCH)
+		kill(unix.PidfdSendSignal(pipe[0], unix.SIGKILL, nil, 0), unix.EBADF)
+		kill(unix.PidfdSendSignal(1<<20, unix.SIGKILL, nil, 0), unix.EBADF)
 	})
-	failed := func(sig string, tpid, ttid, ret int64, errno string) event {
-		return event{"signal": sig, "tpid": tpid, "ttid": ttid, "ret": ret, "errno": errno, "result": "", "tcomm": ""}
+	failed := func(call, sig string, tpid, ttid, ret int64, errno string) event {
+		return event{
+			"call": call, "signal": sig, "tpid": tpid, "ttid": ttid, "to_process": ttid == 0, "from_kernel": false, "code": "",
+			"ret": ret, "errno": errno, "result": "", "tcomm": "",
+		}
 	}
+	me := int64(os.Getpid())
 	tracetest.Same(t, events, []event{
-		failed("SIGKILL", nobody, 0, -3, "ESRCH"),
-		failed("SIGTERM", -nobody, 0, -3, "ESRCH"),
-		failed("65", int64(os.Getpid()), 0, -22, "EINVAL"),
-		failed("SIGHUP", 0, nobody, -3, "ESRCH"),
-		failed("SIGINT", int64(os.Getpid()), nobody, -3, "ESRCH"),
+		failed("kill", "SIGKILL", nobody, 0, -3, "ESRCH"),
+		failed("kill", "SIGTERM", -nobody, 0, -3, "ESRCH"),
+		failed("kill", "65", me, 0, -22, "EINVAL"),
+		failed("tkill", "SIGHUP", 0, nobody, -3, "ESRCH"),
+		failed("tgkill", "SIGINT", me, nobody, -3, "ESRCH"),
+		failed("kill", "-1", me, 0, -22, "EINVAL"),
+		failed("rt_sigqueueinfo", "SIGUSR1", nobody, 0, -3, "ESRCH"),
+		failed("rt_tgsigqueueinfo", "SIGUSR2", me, nobody, -3, "ESRCH"),
+		failed("pidfd_send_signal", "SIGKILL", int64(gone.PID()), 0, -3, "ESRCH"),
+		failed("pidfd_send_signal", "SIGKILL", -1, 0, -9, "EBADF"),
+		failed("pidfd_send_signal", "SIGKILL", -1, 0, -9, "EBADF"),
 	})
 }
 
@@ -142,7 +340,7 @@ func TestFailed(t *testing.T) {
 func TestKernel(t *testing.T) {
 	bpftest.Require(t)
 	c := &bpftest.Child{Role: "wait"}
-	c.Start(t)
+	start(t, c)
 	events := tracetest.Trace(t, probe.Tracer, attach.Options{Filter: attach.Filter{PID: uint32(c.PID())}}, func() {
 		c.End(t)
 		time.Sleep(10 * time.Millisecond) // the parent may know before the event is there
@@ -159,16 +357,38 @@ func TestKernel(t *testing.T) {
 	}})
 }
 
-// TestNumber: --signal.
-func TestNumber(t *testing.T) {
+// TestSignal: --signal, by number and by name.
+func TestSignal(t *testing.T) {
 	bpftest.Require(t)
+	for _, value := range []string{strconv.Itoa(int(unix.SIGWINCH)), "SIGWINCH", "winch"} {
+		t.Run(value, func(t *testing.T) { one(t, value) })
+	}
+
+	const n, nobody = 5, 1<<22 + 1 // above PID_MAX_LIMIT
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	opts := attach.Options{Failed: true, Filter: attach.Filter{TID: uint32(unix.Gettid())}, Params: map[string]string{"signal": "0"}}
+	events := tracetest.Trace(t, probe.Tracer, opts, func() {
+		for range n {
+			_ = unix.Kill(nobody, 0)
+			_ = unix.Kill(nobody, unix.SIGHUP)
+		}
+	})
+	want := make([]event, n)
+	for i := range want {
+		want[i] = event{"signal": "", "tpid": int64(nobody), "errno": "ESRCH"}
+	}
+	tracetest.Same(t, events, want)
+}
+
+func one(t *testing.T, value string) {
 	c := &bpftest.Child{Role: "wait"}
-	c.Start(t)
+	start(t, c)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	opts := attach.Options{
 		Filter: attach.Filter{TID: uint32(unix.Gettid())},
-		Params: map[string]string{"signal": strconv.Itoa(int(unix.SIGWINCH))},
+		Params: map[string]string{"signal": value},
 	}
 	events := tracetest.Trace(t, probe.Tracer, opts, func() {
 		for range 7 {

@@ -26,27 +26,39 @@ type bpfRbLedger struct {
 type bpfTcpacceptEvent struct {
 	_    structs.HostLayout
 	Head struct {
-		_      structs.HostLayout
-		Time   uint64
-		Cgroup uint64
-		Pid    uint32
-		Tid    uint32
-		Ppid   uint32
-		Uid    uint32
-		Gid    uint32
+		_    structs.HostLayout
+		Time uint64
+		Who  struct {
+			_      structs.HostLayout
+			Cgroup uint64
+			Start  uint64
+			Pid    uint32
+			Tid    uint32
+			Ppid   uint32
+			Uid    uint32
+			Gid    uint32
+			NsPid  uint32
+			NsTid  uint32
+			PidNs  uint32
+			Comm   [16]uint8
+		}
 		Lost   uint32
 		Tracer uint16
 		Cpu    uint16
 		Flags  uint16
 		Group  uint16
-		Comm   [16]uint8
+		Unused uint32
 	}
-	Raddr  [16]uint8
-	Laddr  [16]uint8
-	Rport  uint16
-	Lport  uint16
-	Family uint16
-	Unused uint16
+	Raddr   [16]uint8
+	Laddr   [16]uint8
+	Rport   uint16
+	Lport   uint16
+	Family  uint16
+	Unused  uint16
+	Backlog uint32
+	Limit   uint32
+	Known   uint32
+	Netns   uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -56,10 +68,12 @@ const (
 	bpfMapRbBooks               = "rb_books"
 	bpfMapRbCgroup              = "rb_cgroup"
 	bpfMapRbCgroupRings         = "rb_cgroup_rings"
+	bpfMapRbListeners           = "rb_listeners"
 	bpfMapRbRing                = "rb_ring"
 	bpfMapRbRings               = "rb_rings"
 	bpfMapRbTree                = "rb_tree"
 	bpfProgRbTcpacceptFexit     = "rb_tcpaccept_fexit"
+	bpfProgRbTcpacceptKprobe    = "rb_tcpaccept_kprobe"
 	bpfProgRbTcpacceptKretprobe = "rb_tcpaccept_kretprobe"
 	bpfVarPort                  = "port"
 	bpfVarRbByCgroup            = "rb_by_cgroup"
@@ -68,6 +82,7 @@ const (
 	bpfVarRbByUid               = "rb_by_uid"
 	bpfVarRbComm                = "rb_comm"
 	bpfVarRbFailed              = "rb_failed"
+	bpfVarRbOn                  = "rb_on"
 	bpfVarRbPid                 = "rb_pid"
 	bpfVarRbPpid                = "rb_ppid"
 	bpfVarRbRingCount           = "rb_ring_count"
@@ -123,6 +138,7 @@ type bpfSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
 	RbTcpacceptFexit     *ebpf.ProgramSpec `ebpf:"rb_tcpaccept_fexit"`
+	RbTcpacceptKprobe    *ebpf.ProgramSpec `ebpf:"rb_tcpaccept_kprobe"`
 	RbTcpacceptKretprobe *ebpf.ProgramSpec `ebpf:"rb_tcpaccept_kretprobe"`
 }
 
@@ -133,6 +149,7 @@ type bpfMapSpecs struct {
 	RbBooks       *ebpf.MapSpec `ebpf:"rb_books"`
 	RbCgroup      *ebpf.MapSpec `ebpf:"rb_cgroup"`
 	RbCgroupRings *ebpf.MapSpec `ebpf:"rb_cgroup_rings"`
+	RbListeners   *ebpf.MapSpec `ebpf:"rb_listeners"`
 	RbRing        *ebpf.MapSpec `ebpf:"rb_ring"`
 	RbRings       *ebpf.MapSpec `ebpf:"rb_rings"`
 	RbTree        *ebpf.MapSpec `ebpf:"rb_tree"`
@@ -149,6 +166,7 @@ type bpfVariableSpecs struct {
 	RbByUid         *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm          *ebpf.VariableSpec `ebpf:"rb_comm"`
 	RbFailed        *ebpf.VariableSpec `ebpf:"rb_failed"`
+	RbOn            *ebpf.VariableSpec `ebpf:"rb_on"`
 	RbPid           *ebpf.VariableSpec `ebpf:"rb_pid"`
 	RbPpid          *ebpf.VariableSpec `ebpf:"rb_ppid"`
 	RbRingCount     *ebpf.VariableSpec `ebpf:"rb_ring_count"`
@@ -184,6 +202,7 @@ type bpfMaps struct {
 	RbBooks       *ebpf.Map `ebpf:"rb_books"`
 	RbCgroup      *ebpf.Map `ebpf:"rb_cgroup"`
 	RbCgroupRings *ebpf.Map `ebpf:"rb_cgroup_rings"`
+	RbListeners   *ebpf.Map `ebpf:"rb_listeners"`
 	RbRing        *ebpf.Map `ebpf:"rb_ring"`
 	RbRings       *ebpf.Map `ebpf:"rb_rings"`
 	RbTree        *ebpf.Map `ebpf:"rb_tree"`
@@ -194,6 +213,7 @@ func (m *bpfMaps) Close() error {
 		m.RbBooks,
 		m.RbCgroup,
 		m.RbCgroupRings,
+		m.RbListeners,
 		m.RbRing,
 		m.RbRings,
 		m.RbTree,
@@ -211,6 +231,7 @@ type bpfVariables struct {
 	RbByUid         *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm          *ebpf.Variable `ebpf:"rb_comm"`
 	RbFailed        *ebpf.Variable `ebpf:"rb_failed"`
+	RbOn            *ebpf.Variable `ebpf:"rb_on"`
 	RbPid           *ebpf.Variable `ebpf:"rb_pid"`
 	RbPpid          *ebpf.Variable `ebpf:"rb_ppid"`
 	RbRingCount     *ebpf.Variable `ebpf:"rb_ring_count"`
@@ -228,12 +249,14 @@ type bpfVariables struct {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
 	RbTcpacceptFexit     *ebpf.Program `ebpf:"rb_tcpaccept_fexit"`
+	RbTcpacceptKprobe    *ebpf.Program `ebpf:"rb_tcpaccept_kprobe"`
 	RbTcpacceptKretprobe *ebpf.Program `ebpf:"rb_tcpaccept_kretprobe"`
 }
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.RbTcpacceptFexit,
+		p.RbTcpacceptKprobe,
 		p.RbTcpacceptKretprobe,
 	)
 }

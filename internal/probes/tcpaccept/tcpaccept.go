@@ -15,11 +15,14 @@ import (
 // Event is one accepted connection.
 type Event struct {
 	tracer.Common
-	IP    field.Uint16 `json:"ip" col:"IP,w=2" doc:"version of the protocol on the wire, 4 or 6"`
-	RAddr field.Addr   `json:"raddr" col:"RADDR,w=15" doc:"remote address"`
-	RPort field.Port   `json:"rport" col:"RPORT,w=5,right" doc:"remote port"`
-	LAddr field.Addr   `json:"laddr" col:"LADDR,w=12" doc:"local address"`
-	LPort field.Port   `json:"lport" col:"LPORT,w=5,right" doc:"local port"`
+	IP      field.Uint16 `json:"ip" col:"IP,w=2" doc:"version of the protocol on the wire, 4 or 6"`
+	RAddr   field.Addr   `json:"raddr" col:"RADDR,w=15" doc:"remote address"`
+	RPort   field.Port   `json:"rport" col:"RPORT,w=5,right" doc:"remote port"`
+	LAddr   field.Addr   `json:"laddr" col:"LADDR,w=12" doc:"local address"`
+	LPort   field.Port   `json:"lport" col:"LPORT,w=5,right" doc:"local port"`
+	Backlog field.Int64  `json:"backlog" col:"BL,w=5,right" doc:"connections to the same socket that are still to be accepted: the accept queue; -1 where nobody knows"`
+	Limit   field.Int64  `json:"backlog_max" col:"BLMAX,w=5,right" doc:"how long that queue may be: the socket's backlog, as the kernel limits it; -1 where nobody knows"`
+	NetNS   field.Uint32 `json:"netns" col:"NETNS,w=10,right" doc:"its network namespace: the number in /proc/PID/ns/net"`
 }
 
 // Tracer is rbtrace tcpaccept.
@@ -27,19 +30,24 @@ var Tracer = tracer.New(tracer.Def[bpfTcpacceptEvent, Event]{
 	Name:  "tcpaccept",
 	Short: "TCP connections accepted",
 	Long: `Shows every TCP connection that a process accepts, over IPv4 and IPv6. A connection
-over IPv4 to an IPv6 socket is shown with its IPv4 addresses.
+over IPv4 to an IPv6 socket is shown with its IPv4 addresses. How many others wait to be
+accepted from the same socket, and how many may, tell backlog and backlog_max (-C
++backlog,+backlog_max): where the queue is full the kernel drops new ones.
 
 No tracepoint tells this, so it needs the kernel function inet_csk_accept, by fexit
 or by a kretprobe.`,
 	Examples: []tracer.Example{
 		{Args: "tcpaccept", What: "every connection accepted"},
 		{Args: "tcpaccept --port 443", What: "those on one local port"},
+		{Args: "tcpaccept -C +backlog,+backlog_max", What: "with the accept queue of the socket"},
 		{Args: "tcpaccept -o json | jq -r .raddr", What: "who connects"},
 	},
 	Load: loadBpf,
 	Hooks: []tracer.Hook{
 		{Kind: tracer.Fentry, Programs: []tracer.Program{{Name: bpfProgRbTcpacceptFexit}}},
-		{Kind: tracer.Kprobe, Programs: []tracer.Program{{Name: bpfProgRbTcpacceptKretprobe}}},
+		{Kind: tracer.Kprobe, Programs: []tracer.Program{
+			{Name: bpfProgRbTcpacceptKprobe, Prepares: true}, {Name: bpfProgRbTcpacceptKretprobe},
+		}},
 	},
 	Columns: []string{"time", "pid", "comm", "ip", "raddr", "rport", "laddr", "lport"},
 	Params: []tracer.Param{{
@@ -49,20 +57,16 @@ or by a kretprobe.`,
 })
 
 func decode(w *bpfTcpacceptEvent, _ []byte, e *Event) error {
-	raddr, laddr := addr(w.Raddr, w.Family), addr(w.Laddr, w.Family)
+	e.RAddr, e.LAddr = field.IP(w.Raddr, w.Family), field.IP(w.Laddr, w.Family)
 	e.IP = 6
-	if raddr.Is4() {
+	if netip.Addr(e.RAddr).Is4() {
 		e.IP = 4
 	}
-	e.RAddr, e.LAddr = field.Addr(raddr), field.Addr(laddr)
+	e.Backlog, e.Limit = -1, -1
+	if w.Known != 0 {
+		e.Backlog, e.Limit = field.Int64(w.Backlog), field.Int64(w.Limit)
+	}
+	e.NetNS = field.Uint32(w.Netns)
 	e.RPort, e.LPort = field.Port(w.Rport), field.Port(w.Lport)
 	return nil
-}
-
-func addr(b [16]uint8, family uint16) netip.Addr {
-	const afINET = 2
-	if family == afINET {
-		return netip.AddrFrom4([4]byte(b[:4]))
-	}
-	return netip.AddrFrom16(b).Unmap()
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/rbtrace/rbtrace/internal/attach"
 	"github.com/rbtrace/rbtrace/internal/bpftest"
+	"github.com/rbtrace/rbtrace/internal/bpftest/nettest"
 	"github.com/rbtrace/rbtrace/internal/bpftest/tracetest"
 	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
@@ -37,7 +38,7 @@ func TestMain(m *testing.M) {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(os.NewFile(bpftest.ReportFD, "report"), l.Addr().(*net.TCPAddr).Port)
+			fmt.Fprintln(bpftest.ReportTo, l.Addr().(*net.TCPAddr).Port)
 			for range connections {
 				c, err := l.Accept()
 				if err != nil {
@@ -102,6 +103,7 @@ func accept(t *testing.T, n int, l *net.TCPListener, address string) (want []eve
 		check(t, err)
 		a, err := l.AcceptTCP()
 		check(t, err)
+		waiting, limit := queue(t, l)
 		remote, local := a.RemoteAddr().(*net.TCPAddr), a.LocalAddr().(*net.TCPAddr)
 		if c.LocalAddr().String() != remote.String() {
 			t.Fatalf("connected from %v and accepted from %v", c.LocalAddr(), remote)
@@ -115,9 +117,46 @@ func accept(t *testing.T, n int, l *net.TCPListener, address string) (want []eve
 			"uid": int64(os.Getuid()), "gid": int64(os.Getgid()), "comm": strings.TrimSpace(string(comm)),
 			"ip": version, "raddr": remote.IP.String(), "rport": int64(remote.Port),
 			"laddr": local.IP.String(), "lport": int64(local.Port),
+			"backlog": waiting, "backlog_max": limit,
+			"netns": nettest.NetNS(),
 		})
 		a.Close()
 		c.Close()
+	}
+	return want
+}
+
+// queue is what the kernel says of the accept queue of a listening socket: how many wait, and how
+// many may (tcp_get_info(), net/ipv4/tcp.c).
+func queue(t *testing.T, l *net.TCPListener) (waiting, limit int64) {
+	t.Helper()
+	raw, err := l.SyscallConn()
+	check(t, err)
+	check(t, raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO)
+		check(t, err)
+		waiting, limit = int64(info.Unacked), int64(info.Sacked)
+	}))
+	return waiting, limit
+}
+
+// backlog lets connections wait, and accepts one after the other.
+func backlog(t *testing.T, l *net.TCPListener, n int) (want []event) {
+	t.Helper()
+	for range n {
+		c, err := net.Dial("tcp", l.Addr().String())
+		check(t, err)
+		t.Cleanup(func() { c.Close() })
+	}
+	for i := range n {
+		a, err := l.AcceptTCP()
+		check(t, err)
+		a.Close()
+		waiting, limit := queue(t, l)
+		if waiting != int64(n-1-i) || limit == 0 {
+			t.Fatalf("%d of %d wait, the kernel says, want %d", waiting, limit, n-1-i)
+		}
+		want = append(want, event{"backlog": waiting, "backlog_max": limit})
 	}
 	return want
 }
@@ -153,6 +192,14 @@ func TestAccept(t *testing.T) {
 					accept(t, 13, decoy, "127.0.0.1")
 					want = accept(t, 17, wanted, "127.0.0.1")
 					accept(t, 5, decoy, "127.0.0.1")
+				})
+				tracetest.Same(t, events, want)
+			})
+			t.Run("backlog", func(t *testing.T) {
+				l := listen(t, "127.0.0.1:0")
+				var want []event
+				events := tracetest.Trace(t, tcpaccept.Tracer, attach.Options{Filter: me, Hook: kind}, func() {
+					want = backlog(t, l, 7)
 				})
 				tracetest.Same(t, events, want)
 			})
