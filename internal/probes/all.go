@@ -12,6 +12,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/readline"
 	"github.com/rbtrace/rbtrace/internal/probes/signal"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
+	"github.com/rbtrace/rbtrace/internal/probes/unlink"
 	"github.com/rbtrace/rbtrace/internal/tracer"
 )
 
@@ -22,6 +23,7 @@ func All() []*tracer.Tracer {
 		exit.Tracer,
 		fork.Tracer,
 		open.Tracer,
+		unlink.Tracer,
 		signal.Tracer,
 		tcpaccept.Tracer,
 		readline.Tracer,
