@@ -8,8 +8,10 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/exec"
 	"github.com/rbtrace/rbtrace/internal/probes/exit"
 	"github.com/rbtrace/rbtrace/internal/probes/fork"
+	"github.com/rbtrace/rbtrace/internal/probes/link"
 	"github.com/rbtrace/rbtrace/internal/probes/open"
 	"github.com/rbtrace/rbtrace/internal/probes/readline"
+	"github.com/rbtrace/rbtrace/internal/probes/rename"
 	"github.com/rbtrace/rbtrace/internal/probes/signal"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
 	"github.com/rbtrace/rbtrace/internal/probes/unlink"
@@ -24,6 +26,8 @@ func All() []*tracer.Tracer {
 		fork.Tracer,
 		open.Tracer,
 		unlink.Tracer,
+		rename.Tracer,
+		link.Tracer,
 		signal.Tracer,
 		tcpaccept.Tracer,
 		readline.Tracer,
