@@ -13,6 +13,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/readline"
 	"github.com/rbtrace/rbtrace/internal/probes/rename"
 	"github.com/rbtrace/rbtrace/internal/probes/signal"
+	"github.com/rbtrace/rbtrace/internal/probes/stat"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
 	"github.com/rbtrace/rbtrace/internal/probes/unlink"
 	"github.com/rbtrace/rbtrace/internal/tracer"
@@ -28,6 +29,7 @@ func All() []*tracer.Tracer {
 		unlink.Tracer,
 		rename.Tracer,
 		link.Tracer,
+		stat.Tracer,
 		signal.Tracer,
 		tcpaccept.Tracer,
 		readline.Tracer,
