@@ -14,6 +14,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/rename"
 	"github.com/rbtrace/rbtrace/internal/probes/signal"
 	"github.com/rbtrace/rbtrace/internal/probes/stat"
+	"github.com/rbtrace/rbtrace/internal/probes/sync"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
 	"github.com/rbtrace/rbtrace/internal/probes/unlink"
 	"github.com/rbtrace/rbtrace/internal/tracer"
@@ -30,6 +31,7 @@ func All() []*tracer.Tracer {
 		rename.Tracer,
 		link.Tracer,
 		stat.Tracer,
+		sync.Tracer,
 		signal.Tracer,
 		tcpaccept.Tracer,
 		readline.Tracer,
