@@ -9,6 +9,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/exit"
 	"github.com/rbtrace/rbtrace/internal/probes/fork"
 	"github.com/rbtrace/rbtrace/internal/probes/link"
+	"github.com/rbtrace/rbtrace/internal/probes/mount"
 	"github.com/rbtrace/rbtrace/internal/probes/open"
 	"github.com/rbtrace/rbtrace/internal/probes/readline"
 	"github.com/rbtrace/rbtrace/internal/probes/rename"
@@ -32,6 +33,7 @@ func All() []*tracer.Tracer {
 		link.Tracer,
 		stat.Tracer,
 		sync.Tracer,
+		mount.Tracer,
 		signal.Tracer,
 		tcpaccept.Tracer,
 		readline.Tracer,
