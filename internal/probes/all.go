@@ -13,6 +13,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/open"
 	"github.com/rbtrace/rbtrace/internal/probes/readline"
 	"github.com/rbtrace/rbtrace/internal/probes/rename"
+	"github.com/rbtrace/rbtrace/internal/probes/setuid"
 	"github.com/rbtrace/rbtrace/internal/probes/signal"
 	"github.com/rbtrace/rbtrace/internal/probes/stat"
 	"github.com/rbtrace/rbtrace/internal/probes/sync"
@@ -35,6 +36,7 @@ func All() []*tracer.Tracer {
 		sync.Tracer,
 		mount.Tracer,
 		signal.Tracer,
+		setuid.Tracer,
 		tcpaccept.Tracer,
 		readline.Tracer,
 	}
