@@ -11,6 +11,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/link"
 	"github.com/rbtrace/rbtrace/internal/probes/mount"
 	"github.com/rbtrace/rbtrace/internal/probes/open"
+	"github.com/rbtrace/rbtrace/internal/probes/ptrace"
 	"github.com/rbtrace/rbtrace/internal/probes/readline"
 	"github.com/rbtrace/rbtrace/internal/probes/rename"
 	"github.com/rbtrace/rbtrace/internal/probes/setuid"
@@ -37,6 +38,7 @@ func All() []*tracer.Tracer {
 		mount.Tracer,
 		signal.Tracer,
 		setuid.Tracer,
+		ptrace.Tracer,
 		tcpaccept.Tracer,
 		readline.Tracer,
 	}
