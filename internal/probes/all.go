@@ -9,6 +9,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/exit"
 	"github.com/rbtrace/rbtrace/internal/probes/fork"
 	"github.com/rbtrace/rbtrace/internal/probes/link"
+	"github.com/rbtrace/rbtrace/internal/probes/module"
 	"github.com/rbtrace/rbtrace/internal/probes/mount"
 	"github.com/rbtrace/rbtrace/internal/probes/open"
 	"github.com/rbtrace/rbtrace/internal/probes/ptrace"
@@ -38,6 +39,7 @@ func All() []*tracer.Tracer {
 		mount.Tracer,
 		signal.Tracer,
 		setuid.Tracer,
+		module.Tracer,
 		ptrace.Tracer,
 		tcpaccept.Tracer,
 		readline.Tracer,
