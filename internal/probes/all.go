@@ -5,6 +5,7 @@
 package probes
 
 import (
+	"github.com/rbtrace/rbtrace/internal/probes/bpf"
 	"github.com/rbtrace/rbtrace/internal/probes/exec"
 	"github.com/rbtrace/rbtrace/internal/probes/exit"
 	"github.com/rbtrace/rbtrace/internal/probes/fork"
@@ -40,6 +41,7 @@ func All() []*tracer.Tracer {
 		signal.Tracer,
 		setuid.Tracer,
 		module.Tracer,
+		bpf.Tracer,
 		ptrace.Tracer,
 		tcpaccept.Tracer,
 		readline.Tracer,
