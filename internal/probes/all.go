@@ -5,6 +5,7 @@
 package probes
 
 import (
+	"github.com/rbtrace/rbtrace/internal/probes/bind"
 	"github.com/rbtrace/rbtrace/internal/probes/bpf"
 	"github.com/rbtrace/rbtrace/internal/probes/exec"
 	"github.com/rbtrace/rbtrace/internal/probes/exit"
@@ -44,6 +45,7 @@ func All() []*tracer.Tracer {
 		bpf.Tracer,
 		ptrace.Tracer,
 		tcpaccept.Tracer,
+		bind.Tracer,
 		readline.Tracer,
 	}
 }
