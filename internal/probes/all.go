@@ -19,6 +19,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/rename"
 	"github.com/rbtrace/rbtrace/internal/probes/setuid"
 	"github.com/rbtrace/rbtrace/internal/probes/signal"
+	"github.com/rbtrace/rbtrace/internal/probes/slowsys"
 	"github.com/rbtrace/rbtrace/internal/probes/stat"
 	"github.com/rbtrace/rbtrace/internal/probes/sync"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
@@ -46,6 +47,7 @@ func All() []*tracer.Tracer {
 		ptrace.Tracer,
 		tcpaccept.Tracer,
 		bind.Tracer,
+		slowsys.Tracer,
 		readline.Tracer,
 	}
 }
