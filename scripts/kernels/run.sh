@@ -8,7 +8,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 readonly here root
-readonly LABELS=(5.10 6.1 6.12 newest)
+readonly LABELS=(5.10 newest 6.1 6.12) # those with the most tests first
+readonly BUDGET=720                    # seconds for one round of all of them, on two processors
 
 cache=${RBTRACE_KERNEL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rbtrace/kernels}
 test_timeout=${RBTRACE_TEST_TIMEOUT:-300}
@@ -20,10 +21,12 @@ work= # the temporary directory: the initramfs and what it is made from
 
 usage() {
 	cat <<-USAGE
-		usage: run.sh [--run REGEXP] [LABEL...]
+		usage: run.sh [--run REGEXP] [--repeat N] [--load] [LABEL...]
 
 		Labels: ${LABELS[*]} (default: all of them). Kernels that are not cached are fetched, see fetch.sh.
 		  --run REGEXP  run only the tests that match, as go test -run does
+		  --repeat N    do so N times, each in a machine of its own, and count how often each test fails
+		  --load        keep all processors of this host busy meanwhile
 
 		Environment:
 		  RBTRACE_TEST_TIMEOUT    seconds for the tests of one package (now $test_timeout)
@@ -117,9 +120,22 @@ build_initramfs() {
 	(cd "$fs" && find . -print0 | cpio --quiet --null --create --format=newc --owner=0:0 >"$file")
 }
 
-# boot LABEL INITRAMFS: runs one machine to its end. The report says how that went.
+# boot LABEL INITRAMFS DIR: runs one machine to its end. The report says how that went. Where the kernel or the emulator dies
+# before any test has begun, no test is to blame, and it gets one more try; what a test did is never tried again.
 boot() {
-	local label=$1 initramfs=$2 dir=$logs/$1 status=0 start=$SECONDS pid
+	local label=$1 initramfs=$2 dir=$3
+	machine "$@"
+	if ! grep -q '^#begin ' "$dir/tests.log" 2>/dev/null; then
+		mkdir "$dir/first"
+		find "$dir" -maxdepth 1 -type f -exec mv {} "$dir/first/" \;
+		: >"$dir/again"
+		printf '%s: no test began; booting once more\n' "$label" >&2
+		machine "$@"
+	fi
+}
+
+machine() {
+	local label=$1 initramfs=$2 dir=$3 status=0 start=$SECONDS pid
 	# Emulated processors have two traits that end now and then in a kernel panic or a hang for which no test is to blame:
 	# - With a host thread for each (thread=multi, the default), one can go on running code that the other has patched,
 	#   and attaching a probe patches code. One thread for both is also faster, as long as other machines use the rest.
@@ -138,10 +154,15 @@ boot() {
 	)
 	timeout --kill-after=10 "$vm_timeout" qemu-system-x86_64 "${machine[@]}" >"$dir/qemu.log" 2>&1 </dev/null &
 	pid=$!
-	trap 'kill "$pid"' INT TERM # timeout(1) is in a process group of its own, which Ctrl-C does not reach
+	trap 'kill "$pid"; exit 143' INT TERM # timeout(1) is in a process group of its own, which Ctrl-C does not reach
 	wait "$pid" || status=$?
 	echo "$status" >"$dir/status"
 	printf '%s: machine ended after %ds\n' "$label" "$((SECONDS - start))" >&2
+}
+
+# busy: keeps a processor busy until it is killed.
+busy() {
+	while :; do :; done
 }
 
 cleanup() {
@@ -153,7 +174,7 @@ cleanup() {
 }
 
 main() {
-	local run='' labels=() dirs=() label
+	local run='' labels=() dirs=() label repeat=1 load='' loads=() machines=() round started took
 	while (($# > 0)); do
 		case $1 in
 		--run)
@@ -162,6 +183,13 @@ main() {
 			shift
 			;;
 		--run=*) run=${1#--run=} ;;
+		--repeat)
+			(($# > 1)) || die '--repeat needs a number'
+			repeat=$2
+			shift
+			;;
+		--repeat=*) repeat=${1#--repeat=} ;;
+		--load) load=1 ;;
 		-h | --help)
 			usage
 			return
@@ -174,6 +202,7 @@ main() {
 		esac
 		shift
 	done
+	[[ $repeat =~ ^[1-9][0-9]*$ ]] || die "--repeat $repeat: want a number above 0"
 	((${#labels[@]} > 0)) || labels=("${LABELS[@]}")
 
 	require_tools
@@ -188,10 +217,15 @@ main() {
 	fi
 	mkdir -p "$logs"
 	logs=$(cd "$logs" && pwd)
-	for label in "${labels[@]}"; do
-		dirs+=("$logs/$label")
-		rm -rf "${logs:?}/$label"
-		mkdir "$logs/$label"
+	for ((round = 1; round <= repeat; round++)); do
+		for label in "${labels[@]}"; do
+			local dir=$logs/$label
+			((repeat == 1)) || dir+=+$round
+			machines+=("$label")
+			dirs+=("$dir")
+			rm -rf "$dir"
+			mkdir "$dir"
+		done
 	done
 
 	printf 'building the tests\n' >&2
@@ -202,13 +236,31 @@ main() {
 	printf 'built after %ds: %d packages, initramfs of %d MiB; logs: %s\n' "$SECONDS" "$(wc -l <"$logs/manifest")" \
 		"$(($(stat -c %s "$work/initramfs") >> 20))" "$logs" >&2
 
-	for label in "${labels[@]}"; do
-		while (($(jobs -rp | wc -l) >= jobs)); do
+	if [[ -n $load ]]; then
+		for ((round = $(nproc); round > 0; round--)); do
+			busy &
+			loads+=($!)
+		done
+	fi
+	started=$SECONDS
+	for round in "${!machines[@]}"; do
+		while (($(jobs -rp | wc -l) - ${#loads[@]} >= jobs)); do
 			wait -n || true # no matter which one ended, or whether one was left to wait for
 		done
-		boot "$label" "$work/initramfs" &
+		boot "${machines[round]}" "$work/initramfs" "${dirs[round]}" &
 	done
+	if [[ -n $load ]]; then
+		while (($(jobs -rp | wc -l) > ${#loads[@]})); do
+			wait -n || true
+		done
+		kill "${loads[@]}"
+	fi
 	wait
+	took=$((SECONDS - started))
+	printf 'all machines took %d s\n' "$took" >&2
+	if [[ -z $load && -z $run ]] && ((repeat == 1 && took > BUDGET)); then
+		printf 'WARNING: the budget of all machines is %d s\n' "$BUDGET" >&2
+	fi
 	"$work/report" "$logs/manifest" "${dirs[@]}"
 }
 

@@ -2,8 +2,12 @@
 //
 //	report MANIFEST DIR...
 //
-// MANIFEST lists the packages that every machine had to run. Each DIR is named after its kernel's label and holds
-// tests.log (written by ../init, which describes it), console.log (the kernel's messages) and status (QEMU's exit status).
+// MANIFEST lists the packages that every machine had to run. Each DIR is named after its kernel's label, with "+N" behind
+// it where that kernel ran the tests several times, and holds tests.log (written by ../init, which describes it),
+// console.log (the kernel's messages), status (QEMU's exit status), and again where the machine had to be booted twice.
+//
+// At the end it says how often each test failed that did, and how many seconds each package took; with a warning where that
+// is more than the budget, which run.sh has for all machines together.
 //
 // Nothing passes unless the logs prove it: a test must have reported its own end, its package the exit status 0, and the
 // machine that all packages ran. The exit status is 1 if anything failed, or if a kernel ran no test.
@@ -62,11 +66,13 @@ type entry struct {
 
 // A machine is what one virtual machine wrote to its results port.
 type machine struct {
+	label    string
 	kernel   string // release
 	boot     string // seconds it took
 	done     bool   // all packages ran
 	errors   []string
 	sections map[string]*section // by import path
+	failed   []string            // package and test
 }
 
 // A section is the raw result of one package.
@@ -94,12 +100,17 @@ func report(ctx context.Context, w io.Writer, manifest string, dirs []string) (t
 	if err != nil {
 		return total, err
 	}
+	var machines []*machine
 	for _, dir := range dirs {
-		t, err := reportMachine(ctx, w, dir, entries)
+		m, t, err := reportMachine(ctx, w, dir, entries)
 		if err != nil {
 			return total, fmt.Errorf("reporting on kernel %s: %w", filepath.Base(dir), err)
 		}
 		total.add(t)
+		machines = append(machines, m)
+	}
+	if err := summarize(w, machines, entries); err != nil {
+		return total, err
 	}
 	if _, err := fmt.Fprintln(w, total); err != nil {
 		return total, err
@@ -185,7 +196,7 @@ func (m *machine) record(text string, current *section) *section {
 }
 
 // reportMachine writes the report of the machine whose logs are in dir.
-func reportMachine(ctx context.Context, w io.Writer, dir string, entries []entry) (tally, error) {
+func reportMachine(ctx context.Context, w io.Writer, dir string, entries []entry) (*machine, tally, error) {
 	var t tally
 	label := filepath.Base(dir)
 	m, err := readMachine(filepath.Join(dir, "tests.log"))
@@ -193,20 +204,26 @@ func reportMachine(ctx context.Context, w io.Writer, dir string, entries []entry
 		m, err = &machine{}, nil
 	}
 	if err != nil {
-		return t, err
+		return nil, t, err
 	}
+	m.label, _, _ = strings.Cut(label, "+")
 	if m.kernel == "" {
 		fmt.Fprintf(w, "== %s: no sign of life\n", label)
 	} else {
 		fmt.Fprintf(w, "== %s: Linux %s, booted in %s s\n", label, m.kernel, m.boot)
 	}
 
+	if _, err := os.Stat(filepath.Join(dir, "again")); err == nil {
+		fmt.Fprintf(w, "      booted once more: the first time it ended before any test began, see %s\n", filepath.Join(dir, "first"))
+	}
+
 	for _, e := range entries {
-		pt, err := reportPackage(ctx, w, e, m.sections[e.path])
+		pt, failed, err := reportPackage(ctx, w, e, m.sections[e.path])
 		if err != nil {
-			return t, fmt.Errorf("package %s: %w", e.path, err)
+			return nil, t, fmt.Errorf("package %s: %w", e.path, err)
 		}
 		t.add(pt)
+		m.failed = append(m.failed, failed...)
 	}
 	if t == (tally{}) {
 		t.failed++
@@ -214,15 +231,16 @@ func reportMachine(ctx context.Context, w io.Writer, dir string, entries []entry
 	}
 	if problems := machineProblems(m, dir); len(problems) > 0 {
 		t.failed++
+		m.failed = append(m.failed, "machine")
 		fmt.Fprintf(w, "FAIL  machine: %s\n", strings.Join(problems, "; "))
 		for _, name := range []string{"console.log", "qemu.log"} {
 			if err := printTail(w, filepath.Join(dir, name)); err != nil {
-				return t, err
+				return nil, t, err
 			}
 		}
 	}
 	_, err = fmt.Fprintf(w, "-- %s: %s\n\n", label, t)
-	return t, err
+	return m, t, err
 }
 
 // machineProblems says what kept the machine from a clean end, if anything did.
@@ -275,21 +293,25 @@ func printIndented(w io.Writer, lines []string) error {
 	return nil
 }
 
-// reportPackage writes the results of one package. A test with subtests counts only by these, unless it failed itself.
-func reportPackage(ctx context.Context, w io.Writer, e entry, s *section) (tally, error) {
-	var t tally
+// reportPackage writes the results of one package, and returns what failed of it. A test with subtests counts only by
+// these, unless it failed itself.
+func reportPackage(ctx context.Context, w io.Writer, e entry, s *section) (t tally, failed []string, err error) {
 	if s == nil {
 		t.failed++
 		_, err := fmt.Fprintf(w, "FAIL  %s: did not run\n", e.dir)
-		return t, err
+		return t, []string{e.dir}, err
 	}
 	tests, output, passed, err := parse(ctx, e.path, s.output.Bytes())
 	if err != nil {
-		return t, err
+		return t, nil, err
 	}
 	for _, test := range tests {
+		before := t.failed
 		if err := reportTest(w, &t, e.dir, test); err != nil {
-			return t, err
+			return t, nil, err
+		}
+		if t.failed > before {
+			failed = append(failed, e.dir+" "+test.name)
 		}
 	}
 
@@ -309,12 +331,13 @@ func reportPackage(ctx context.Context, w io.Writer, e entry, s *section) (tally
 	}
 	if problem != "" {
 		t.failed++
+		failed = append(failed, e.dir)
 		fmt.Fprintf(w, "FAIL  %s: %s\n", e.dir, problem)
 	}
-	if problem != "" || t.failed > 0 {
-		return t, printIndented(w, output)
+	if t.failed > 0 {
+		err = printIndented(w, output)
 	}
-	return t, nil
+	return t, failed, err
 }
 
 // reportTest writes the result of one test and counts it.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -29,7 +30,7 @@ func TestReport(t *testing.T) {
 			name:  "passing",
 			tests: started + passes + ended,
 			want:  tally{passed: 1},
-			says:  "PASS  p TestA (0.25s)\n-- 6.1: 1 passed, 0 failed, 0 skipped\n\n1 passed, 0 failed, 0 skipped\n",
+			says:  "PASS  p TestA (0.25s)\n-- 6.1: 1 passed, 0 failed, 0 skipped\n\n  seconds  6.1\n        p    2\n      all    2\n\n1 passed, 0 failed, 0 skipped\n",
 		},
 		{
 			name: "skipped",
@@ -168,5 +169,55 @@ func TestReport(t *testing.T) {
 				t.Logf("report:\n%s", &out)
 			}
 		})
+	}
+}
+
+// TestSummary: of a kernel that ran the tests three times, how often each failed, and how long a package took at the most.
+func TestSummary(t *testing.T) {
+	const fails = "|\x16=== RUN   TestA\n|\x16--- FAIL: TestA (0.25s)\n|\x16=== NAME  \n|\x16FAIL\n"
+	dir := t.TempDir()
+	manifest := filepath.Join(dir, "manifest")
+	write := func(name, data string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(data), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("manifest", "example.org/p\tp\n")
+	var dirs []string
+	for label, log := range map[string]string{
+		"6.1+1":    started + fails + "#end example.org/p 1 7.40\n#done 1\n",
+		"6.1+2":    started + passes + "#end example.org/p 0 61.40\n#done 1\n",
+		"6.1+3":    started + fails + "#end example.org/p 1 2.00\n#done 1\n",
+		"newest+1": started + passes + "#end example.org/p 0 3.00\n#done 1\n",
+	} {
+		write(label+"/tests.log", log)
+		write(label+"/status", "0\n")
+		dirs = append(dirs, filepath.Join(dir, label))
+	}
+	slices.Sort(dirs)
+	write("newest+1/again", "")
+	var out strings.Builder
+	if _, err := report(t.Context(), &out, manifest, dirs); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"      booted once more: the first time it ended before any test began",
+		`FAILED  p TestA: 2 of 3 on 6.1
+  seconds  6.1  newest
+        p  !61       3
+      all   61       3
+WARNING: p took 61 s on 6.1, its budget is 60 s
+
+2 passed, 2 failed, 0 skipped
+`,
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the report does not say %q:\n%s", want, &out)
+		}
 	}
 }
