@@ -9,10 +9,6 @@ import (
 // mapped into IPv6 is printed as that (::ffff:192.0.2.1); a tracer that wants it as IPv4 calls Unmap.
 type Addr netip.Addr
 
-// AddrPort is an IP address and a port: 192.0.2.1:443, [2001:db8::1]:443. One whose address is the
-// zero Addr is none: "-" in a table, "" in JSON.
-type AddrPort netip.AddrPort
-
 // Port is a TCP or UDP port, in host byte order.
 type Port uint16
 
@@ -32,28 +28,6 @@ func (a Addr) AppendJSON(b []byte) []byte {
 func (a Addr) appendTo(b []byte) []byte {
 	n := len(b)
 	return dropUnsafe(netip.Addr(a).AppendTo(b), n)
-}
-
-// AppendText implements Value.
-func (a AddrPort) AppendText(b []byte) []byte {
-	if !netip.AddrPort(a).IsValid() {
-		return append(b, '-')
-	}
-	return a.appendTo(b)
-}
-
-// AppendJSON implements Value: a string.
-func (a AddrPort) AppendJSON(b []byte) []byte {
-	b = append(b, '"')
-	if netip.AddrPort(a).IsValid() {
-		b = a.appendTo(b)
-	}
-	return append(b, '"')
-}
-
-func (a AddrPort) appendTo(b []byte) []byte {
-	n := len(b)
-	return dropUnsafe(netip.AddrPort(a).AppendTo(b), n)
 }
 
 // AppendText implements Value.

@@ -22,20 +22,3 @@ func TestAddr(t *testing.T) {
 	}
 	check(t, &Addr{}, "-", `""`)
 }
-
-func TestAddrPort(t *testing.T) {
-	for _, c := range []struct {
-		addr netip.AddrPort
-		text string
-	}{
-		{netip.MustParseAddrPort("192.0.2.1:443"), "192.0.2.1:443"},
-		{netip.MustParseAddrPort("[::]:0"), "[::]:0"},
-		{netip.MustParseAddrPort("[2001:db8::1]:65535"), "[2001:db8::1]:65535"},
-		{netip.AddrPortFrom(netip.MustParseAddr("fe80::1").WithZone("a\nb"), 1), "[fe80::1%a?b]:1"},
-	} {
-		check(t, new(AddrPort(c.addr)), c.text, `"`+c.text+`"`)
-	}
-	check(t, &AddrPort{}, "-", `""`)
-	check(t, new(AddrPort(netip.AddrPortFrom(netip.Addr{}, 80))), "-", `""`)
-	check(t, new(Port(443)), "443", "443")
-}

@@ -25,7 +25,6 @@ var (
 	_ Value = (*Args)(nil)
 	_ Value = (*Errno)(nil)
 	_ Value = (*Addr)(nil)
-	_ Value = (*AddrPort)(nil)
 	_ Value = (*Port)(nil)
 	_ Value = (*Latency)(nil)
 	_ Value = (*Time)(nil)
@@ -85,7 +84,6 @@ type sample struct {
 	err   Errno
 	odd   Errno
 	addr  Addr
-	peer  AddrPort
 	port  Port
 	lat   Latency
 	time  Time
@@ -110,7 +108,6 @@ func newSample() *sample {
 		},
 		err: -2, odd: -1234,
 		addr:  Addr(netip.MustParseAddr("fe80::1%eth0")),
-		peer:  AddrPort(netip.MustParseAddrPort("[2001:db8::1]:443")),
 		port:  443,
 		lat:   1234567,
 		time:  Time{Boot: 1, Wall: 1795371442123456789},
@@ -122,7 +119,7 @@ func newSample() *sample {
 func (s *sample) values() []Value {
 	return []Value{
 		&s.pid, &s.ret, &s.ino, &s.off, &s.mode, &s.ok, &s.sock, &s.comm, &s.path, &s.evil, &s.wide,
-		&s.args, &s.evils, &s.err, &s.odd, &s.addr, &s.peer, &s.port, &s.lat, &s.time, &s.boot, &s.delta,
+		&s.args, &s.evils, &s.err, &s.odd, &s.addr, &s.port, &s.lat, &s.time, &s.boot, &s.delta,
 	}
 }
 
@@ -181,7 +178,6 @@ func Benchmark(b *testing.B) {
 		{"Args", &s.args},
 		{"ArgsQuoted", &s.evils},
 		{"Errno", &s.err},
-		{"AddrPort", &s.peer},
 		{"Latency", &s.lat},
 		{"Time", &s.time},
 		{"TimeDelta", &s.delta},
