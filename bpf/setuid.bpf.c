@@ -193,7 +193,7 @@ int rb_setuid(struct trace_event_raw_sys_exit *ctx)
 	 * for it, or seccomp says that it was made and it was not.
 	 */
 	if (!begin && ret >= 0) {
-		RB_COUNT(books, lost);
+		rb_lose_without_entry(books);
 		goto end;
 	}
 	args = rb_syscall_args(ctx);

@@ -188,7 +188,7 @@ func (r *recorder) finish(ledgers []*consumer.Ledger, unfollowed uint64, err err
 		}
 		for _, c := range l.CPU {
 			books.CPU = append(books.CPU, capture.Ledger{
-				Hits: c.Hits, Filtered: c.Filtered, Lost: c.Lost, Discarded: c.Discarded, Submitted: c.Submitted,
+				Hits: c.Hits, Filtered: c.Filtered, Lost: c.Lost, NoEntry: c.NoEntry, Discarded: c.Discarded, Submitted: c.Submitted,
 			})
 		}
 		end.Tracers = append(end.Tracers, books)

@@ -320,7 +320,7 @@ func (r *replayRun) settle(events *consumer.Consumer, runErr error) error {
 func (r *replayRun) fill(l *consumer.Ledger, b *capture.Books) {
 	for _, c := range b.CPU {
 		l.CPU = append(l.CPU, wire.Ledger{
-			Hits: c.Hits, Filtered: c.Filtered, Lost: c.Lost, Discarded: c.Discarded, Submitted: c.Submitted,
+			Hits: c.Hits, Filtered: c.Filtered, Lost: c.Lost, NoEntry: c.NoEntry, Discarded: c.Discarded, Submitted: c.Submitted,
 		})
 	}
 	l.Missed = b.Missed

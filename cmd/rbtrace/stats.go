@@ -56,6 +56,8 @@ func (s *statsPrinter) print() {
 		t, before := l.Total(), s.last[i].Total()
 		st.Tracer = l.Name
 		st.Hits, st.Filtered, st.Lost, st.Discarded, st.Submitted = t.Hits, t.Filtered, t.Lost, t.Discarded, t.Submitted
+		why := l.Losses()
+		st.NoRoom, st.NoEntry, st.Missed = why.NoRoom, why.NoEntry, why.Missed
 		st.Consumed, st.Printed, st.Late = l.Consumed, l.Printed, l.Late
 		st.HitRate, st.LossRate = rate(t.Hits-before.Hits), rate(t.Lost-before.Lost)
 		st.PrintRate = rate(l.Printed - s.last[i].Printed)

@@ -627,17 +627,17 @@ func (r *traceRun) showLedger(l *consumer.Ledger) {
 		return
 	}
 	table := tablewriter.NewTable(r.Err, plainTable()...)
-	table.Header("CPU", "HITS", "FILTERED", "LOST", "DISCARDED", "SUBMITTED")
-	row := func(cpu any, hits, filtered, lost, discarded, submitted uint64) {
-		_ = table.Append(cpu, hits, filtered, lost, discarded, submitted) // the row fits the header
+	table.Header("CPU", "HITS", "FILTERED", "NO ROOM", "NO ENTRY", "MISSED", "DISCARDED", "SUBMITTED")
+	row := func(cpu any, b wire.Ledger, missed uint64) {
+		_ = table.Append(cpu, b.Hits, b.Filtered, b.Lost-b.NoEntry-missed, b.NoEntry, missed, b.Discarded, b.Submitted) // the row fits the header
 	}
 	for cpu, b := range l.CPU {
 		if b.Hits > 0 {
-			row(cpu, b.Hits, b.Filtered, b.Lost, b.Discarded, b.Submitted)
+			row(cpu, b, 0)
 		}
 	}
 	if l.Missed > 0 {
-		row("missed", l.Missed, 0, l.Missed, 0, 0)
+		row("any", wire.Ledger{Hits: l.Missed, Lost: l.Missed}, l.Missed)
 	}
 	if err := table.Render(); err != nil {
 		r.warn("printing the ledger: %v", err)

@@ -137,6 +137,7 @@ type Ledger struct {
 	Hits      uint64 `json:"hits"`
 	Filtered  uint64 `json:"filtered"`
 	Lost      uint64 `json:"lost"`
+	NoEntry   uint64 `json:"no_entry"` // none before there was this column
 	Discarded uint64 `json:"discarded"`
 	Submitted uint64 `json:"submitted"`
 }

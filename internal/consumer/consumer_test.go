@@ -314,11 +314,11 @@ func TestLedger(t *testing.T) {
 		},
 		{
 			consumer.Ledger{
-				Name: "a", CPU: []wire.Ledger{{Hits: 3, Lost: 2, Submitted: 1}}, Missed: 5,
+				Name: "a", CPU: []wire.Ledger{{Hits: 3, Lost: 2, NoEntry: 1, Submitted: 1}}, Missed: 5,
 				Counts: consumer.Counts{Consumed: 1, Undecodable: 1},
 			},
 			true, false,
-			"a: 8 hits = 0 filtered + 7 lost + 0 discarded + 1 submitted; 1 submitted = 0 printed + 1 undecodable",
+			"a: 8 hits = 0 filtered + 7 lost + 0 discarded + 1 submitted; 1 submitted = 0 printed + 1 undecodable; lost: 1 without room in the ring, 1 whose beginning is not known, 5 missed by the kernel",
 		},
 		{ // the CPUs' errors cancel out, and are errors all the same
 			consumer.Ledger{

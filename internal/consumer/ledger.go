@@ -28,10 +28,24 @@ func (l *Ledger) Total() wire.Ledger {
 		t.Hits += c.Hits
 		t.Filtered += c.Filtered
 		t.Lost += c.Lost
+		t.NoEntry += c.NoEntry
 		t.Discarded += c.Discarded
 		t.Submitted += c.Submitted
 	}
 	return t
+}
+
+// Losses are events lost, by the reason.
+type Losses struct {
+	NoRoom  uint64 // in the ring
+	NoEntry uint64 // what they need of an earlier moment is not known
+	Missed  uint64 // the kernel did not run the program
+}
+
+// Losses returns the books' lost events by their reasons, which add up to Total().Lost.
+func (l *Ledger) Losses() Losses {
+	t := l.Total()
+	return Losses{NoRoom: t.Lost - t.NoEntry - l.Missed, NoEntry: t.NoEntry, Missed: l.Missed}
 }
 
 // Balanced reports whether the books add up: hits = filtered + lost + discarded +
@@ -76,6 +90,20 @@ func (l *Ledger) String() string {
 	} {
 		if more.n > 0 {
 			fmt.Fprintf(&s, " + %d %s", more.n, more.what)
+		}
+	}
+	why, separator := l.Losses(), "; lost: "
+	for _, reason := range []struct {
+		n    uint64
+		what string
+	}{
+		{why.NoRoom, "without room in the ring"},
+		{why.NoEntry, "whose beginning is not known"},
+		{why.Missed, "missed by the kernel"},
+	} {
+		if reason.n > 0 {
+			fmt.Fprintf(&s, "%s%d %s", separator, reason.n, reason.what)
+			separator = ", "
 		}
 	}
 	if l.Late > 0 {

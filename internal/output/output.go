@@ -166,6 +166,9 @@ type Stats struct {
 	Hits      uint64 `json:"hits"`
 	Filtered  uint64 `json:"filtered"`
 	Lost      uint64 `json:"lost"`
+	NoRoom    uint64 `json:"lost_no_room"`  // of these: the ring was full
+	NoEntry   uint64 `json:"lost_no_entry"` // what they need of an earlier moment is not known
+	Missed    uint64 `json:"lost_missed"`   // the kernel did not run the program
 	Discarded uint64 `json:"discarded"`
 	Submitted uint64 `json:"submitted"`
 	Consumed  uint64 `json:"consumed"`

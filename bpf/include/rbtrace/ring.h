@@ -101,6 +101,7 @@ struct rb_ledger {
 	__u64 hits;
 	__u64 filtered;
 	__u64 lost;
+	__u64 no_entry;	 /* of lost: what the event needs of an earlier moment is not known */
 	__u64 discarded; /* built in the ring, and found to be unwanted */
 	__u64 submitted;
 	__u64 groups; /* events, submitted or lost, that took several records */
@@ -163,15 +164,26 @@ static __always_inline struct rb_ledger *rb_hit(void)
 }
 
 /*
- * Enters a hit that is lost: there is no room to remember what an event will need, of one
- * that began here and would be made later.
+ * Ends a hit that is lost since what its event needs of an earlier moment is not known: the
+ * kernel skipped the program there, or it had no room to remember. Lost is counted first, so
+ * that it is never the smaller one to who reads both meanwhile.
+ */
+static __always_inline void rb_lose_without_entry(struct rb_ledger *books)
+{
+	RB_COUNT(books, lost);
+	RB_COUNT(books, no_entry);
+}
+
+/*
+ * Enters such a hit at that earlier moment: there is no room to remember what an event will
+ * need, of one that began here and would be made later.
  */
 static __always_inline void rb_lose(void)
 {
 	struct rb_ledger *books = rb_hit();
 
 	if (books)
-		RB_COUNT(books, lost);
+		rb_lose_without_entry(books);
 }
 
 /* The ids of who, whose task is that, in its own pid namespace, so many levels deep. */

@@ -301,6 +301,26 @@ func (s *Session) Finish(tb testing.TB) *Result {
 	return r
 }
 
+// Accounts fails the test where not each hit that was wanted of the one tracer is in one place:
+// among the events, or entered as lost for want of room or of its beginning, or among those that
+// the kernel missed, some of which may have been unwanted.
+func (r *Result) Accounts(tb testing.TB, wanted int) {
+	tb.Helper()
+	why := r.Ledger[0].Losses()
+	told := uint64(len(r.Events)) + why.NoRoom + why.NoEntry
+	if told > uint64(wanted) || told+why.Missed < uint64(wanted) {
+		tb.Errorf("%d events and the losses %+v, want %d", len(r.Events), why, wanted)
+	}
+}
+
+// NoneTurnedAway fails the test where an event was lost although the kernel ran the program.
+func (r *Result) NoneTurnedAway(tb testing.TB) {
+	tb.Helper()
+	if why := r.Ledger[0].Losses(); why.NoRoom != 0 || why.NoEntry != 0 {
+		tb.Errorf("lost: %+v", why)
+	}
+}
+
 // MapEntries counts the entries of the hash map of that name: see Map.
 func MapEntries(tb testing.TB, name string) (n int) {
 	tb.Helper()
@@ -376,9 +396,7 @@ func Trace(tb testing.TB, t *tracer.Tracer, opts attach.Options, workload func()
 	s.Start()
 	workload()
 	r := s.Finish(tb)
-	if lost := r.Ledger[0].Total().Lost; lost != 0 && lost != r.Ledger[0].Missed {
-		tb.Errorf("%d events were lost", lost)
-	}
+	r.NoneTurnedAway(tb)
 	return r.Events
 }
 

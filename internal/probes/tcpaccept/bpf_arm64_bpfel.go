@@ -18,6 +18,7 @@ type bpfRbLedger struct {
 	Hits      uint64
 	Filtered  uint64
 	Lost      uint64
+	NoEntry   uint64
 	Discarded uint64
 	Submitted uint64
 	Groups    uint64
