@@ -465,7 +465,6 @@ func descriptors(t *testing.T) map[string]string {
 // descriptor in the process, whether it was opened or failed to.
 func TestNothingLeft(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	library := bpftest.NewLibrary(t).Path
 	warm := make(map[tracer.HookKind]bool)
 	all := everything(library)
@@ -504,7 +503,6 @@ func TestNothingLeft(t *testing.T) {
 // TestKilled: nor does a process that is killed.
 func TestKilled(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	c := &bpftest.Child{Role: "hold", Args: []string{"hold", bpftest.NewLibrary(t).Path}}
 	c.Start(t)
 	var ids ids

@@ -49,15 +49,6 @@ func Few(n, emulated int) int {
 	return emulated
 }
 
-// Ends skips a test on the machines of scripts/kernels, but for those with the oldest and the newest
-// kernel: it takes long there, and is about this program more than about the kernel.
-func Ends(tb testing.TB) {
-	tb.Helper()
-	if label := os.Getenv(KernelEnv); label != "" && label != "5.10" && label != "newest" {
-		tb.Skip("it is run on the oldest and the newest kernel")
-	}
-}
-
 // Hidden is how often threads of the first process got a CPU. The kernels of some sandboxes run
 // no program while their supervisor, which that process is there, is the current one: what an
 // interrupt, a timer or the scheduler does then is seen by no tracer. On the machines of

@@ -73,7 +73,6 @@ func inOrderFrom(t *testing.T, notes []string, from, n int) {
 // TestRun: what a program writes while the consumer runs comes out whole and in
 // order, however full the ring and whatever wakes the consumer.
 func TestRun(t *testing.T) {
-	bpftest.Ends(t)
 	const n = 10007
 	for _, test := range []struct {
 		name  string

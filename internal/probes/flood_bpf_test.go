@@ -106,11 +106,10 @@ func floodOptions(t *testing.T, topology attach.Topology) attach.Options {
 // and whatever wakes the reader.
 func TestFlood(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	const processes = 2
 	each := bpftest.Few(2003, 307)
 	for _, topology := range topologies {
-		for _, wakeup := range bpftest.Thin(wakeups, 2) {
+		for _, wakeup := range bpftest.Thin(wakeups, 4) {
 			t.Run(topology.name+"/"+wakeup.name, func(t *testing.T) {
 				opts := floodOptions(t, topology.Topology)
 				opts.Rings, opts.RingSize, opts.Wakeup = topology.rings, uint32(os.Getpagesize()), wakeup.Wakeup
@@ -231,7 +230,6 @@ func until(t *testing.T, what string, ok func() bool) {
 // while tracing.
 func TestNoisyCgroup(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	const noise, few = 5003, 17
 	for _, late := range []bool{false, true} {
 		t.Run(fmt.Sprintf("late=%v", late), func(t *testing.T) {

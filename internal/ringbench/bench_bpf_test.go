@@ -16,7 +16,6 @@ import (
 // for the machine to say.
 func TestBenchSuites(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	for _, s := range bpftest.Thin(Suites(), 4) {
 		t.Run(s.Name, func(t *testing.T) {
 			const rounds = 2
@@ -75,7 +74,6 @@ func checkSuite(t *testing.T, result *SuiteResult, rounds int) {
 // Every record arrives once, whole, and in its producer's order, by whatever way.
 func TestBenchContent(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	cpus, err := allowedCPUs()
 	if err != nil {
 		t.Fatal(err)

@@ -3,12 +3,14 @@
 #
 # A test that needs BPF is one in a file *_bpf_test.go; the other tests of its package are left out. In the machine it
 # finds a root that holds little more than itself: its package's testdata, /bin/rbtrace, and what init/main.go mounts.
+# Which of these tests not every machine runs, and why, is in the file spared.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 readonly here root
 readonly LABELS=(5.10 newest 6.1 6.12) # those with the most tests first
+readonly ENDS=' 5.10 newest '            # the oldest and the newest
 readonly BUDGET=720                    # seconds for one round of all of them, on two processors
 
 cache=${RBTRACE_KERNEL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rbtrace/kernels}
@@ -24,7 +26,7 @@ usage() {
 		usage: run.sh [--run REGEXP] [--repeat N] [--load] [LABEL...]
 
 		Labels: ${LABELS[*]} (default: all of them). Kernels that are not cached are fetched, see fetch.sh.
-		  --run REGEXP  run only the tests that match, as go test -run does
+		  --run REGEXP  run only the tests that match, as go test -run does, on all machines (spared or not)
 		  --repeat N    do so N times, each in a machine of its own, and count how often each test fails
 		  --load        keep all processors of this host busy meanwhile
 
@@ -70,9 +72,29 @@ unit_tests() {
 		sed -nE 's/^func ((Test|Example|Fuzz)[A-Za-z0-9_]*)\(.*/\1/p' {} + | paste -sd '|'
 }
 
+# check_spared: what the list says must be true of some test.
+check_spared() {
+	local dir test where reason
+	while read -r dir test where reason; do
+		[[ $where == none || $where == ends ]] || die "spared: $dir $test: machines are none or ends, not $where"
+		[[ -n $reason ]] || die "spared: $dir $test: no reason"
+		grep -q "^func $test(" "$dir"/*_bpf_test.go || die "spared: $dir has no $test"
+	done < <(grep '^[^#]' "$here/spared")
+}
+
+# spared_tests DIR LABEL: a pattern of the tests of a package that the machine with that kernel does not run.
+spared_tests() {
+	local dir test where
+	while read -r dir test where _; do
+		if [[ $dir == "$1" && ($where == none || $ENDS != *" $2 "*) ]]; then
+			printf '%s\n' "$test"
+		fi
+	done < <(grep '^[^#]' "$here/spared") | paste -sd '|'
+}
+
 # build_initramfs FILE REGEXP LABEL...: builds all test binaries, and the one initramfs of all kernels.
 build_initramfs() {
-	local file=$1 run=$2 fs=$work/root path dir tests label release skip
+	local file=$1 run=$2 fs=$work/root path dir tests label release units
 	shift 2
 	mkdir -p "$fs"/{bin,boot,dev,etc,root,tests}
 	echo 'root:x:0:0:root:/root:/bin/sh' >"$fs/etc/passwd"
@@ -85,15 +107,12 @@ build_initramfs() {
 		go_static build -o "$fs/bin/rbtrace" ./cmd/rbtrace
 	fi
 
-	: >"$fs/tests/manifest"
+	check_spared
 	go_static list -f '{{.ImportPath}}{{"\t"}}{{.Dir}}{{"\t"}}{{join .TestGoFiles " "}} {{join .XTestGoFiles " "}}' ./... \
 		>"$work/packages"
 	while IFS=$'\t' read -r path dir tests; do
 		[[ "$tests " == *_bpf_test.go\ * ]] || continue
-		local args=(-test.v=test2json -test.paniconexit0 "-test.timeout=${test_timeout}s")
-		skip=$(unit_tests "$dir")
-		[[ -z $skip ]] || args+=("-test.skip=^($skip)\$")
-		[[ -z $run ]] || args+=("-test.run=$run")
+		units=$(unit_tests "$dir")
 		dir=${dir#"$root"}
 		dir=${dir#/}
 		dir=${dir:-.}
@@ -103,12 +122,20 @@ build_initramfs() {
 		if [[ -d $dir/testdata ]]; then
 			cp -R "$dir/testdata" "$fs/tests/$dir/"
 		fi
-		(
-			IFS=$'\t'
-			printf '%s\n' "$path"$'\t'"$dir"$'\t'"${args[*]}"
-		) >>"$fs/tests/manifest"
+		for label in "$@"; do
+			local args=(-test.v=test2json -test.paniconexit0 "-test.timeout=${test_timeout}s")
+			if [[ -n $run ]]; then
+				args+=("-test.run=$run" "-test.skip=^($units)\$")
+			else
+				args+=("-test.skip=^($units|$(spared_tests "$dir" "$label"))\$") # of no tests: no name
+			fi
+			(
+				IFS=$'\t'
+				printf '%s\n' "$path"$'\t'"$dir"$'\t'"${args[*]}"
+			) >>"$fs/tests/manifest.$label"
+		done
 	done <"$work/packages"
-	[[ -s $fs/tests/manifest ]] || die 'no package has a file *_bpf_test.go: there is nothing to run'
+	[[ -s $fs/tests/manifest.$1 ]] || die 'no package has a file *_bpf_test.go: there is nothing to run'
 
 	for label in "$@"; do
 		read -r release _ <"$cache/$label/version"
@@ -232,7 +259,7 @@ main() {
 	cd "$root"
 	go build -o "$work/report" ./scripts/kernels/report
 	build_initramfs "$work/initramfs" "$run" "${labels[@]}"
-	cp "$work/root/tests/manifest" "$logs/manifest"
+	cp "$work/root/tests/manifest.${labels[0]}" "$logs/manifest" # all have the same packages
 	printf 'built after %ds: %d packages, initramfs of %d MiB; logs: %s\n' "$SECONDS" "$(wc -l <"$logs/manifest")" \
 		"$(($(stat -c %s "$work/initramfs") >> 20))" "$logs" >&2
 

@@ -107,7 +107,6 @@ func byArg(opts attach.Options, text string) attach.Options {
 // TestArg: --arg shows those that have the text, whole, and no others.
 func TestArg(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	path := quick(t)
 	for _, search := range bpftest.Thin(searches, 4) {
 		for _, opts := range []attach.Options{mine(), byMyself()} {
@@ -140,7 +139,6 @@ func TestArg(t *testing.T) {
 // TestArgAtOnce: the memory that one CPU looks at is not that of another.
 func TestArgAtOnce(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	const threads, needles = 4, 7
 	each := bpftest.Few(211, 53)
 	path := quick(t)

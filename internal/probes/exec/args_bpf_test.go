@@ -176,7 +176,6 @@ func checkMixed(t *testing.T, events []event) (long int) {
 // TestLongAtOnce: records of several CPUs lie between those of an event.
 func TestLongAtOnce(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	path := quick(t)
 	for _, opts := range []attach.Options{mine(), byMyself()} {
 		t.Run(fmt.Sprintf("failed=%v", opts.Failed), func(t *testing.T) {
@@ -210,7 +209,6 @@ func groupsOf(r *tracetest.Result) (n uint64) {
 // of them.
 func TestLongLost(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	rounds := bpftest.Few(3, 1)
 	path := quick(t)
 	for _, size := range bpftest.Thin([]int{16 << 10, 64 << 10, 128 << 10, 512 << 10}, 2) {

@@ -55,7 +55,6 @@ type execs struct {
 
 func TestFilters(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	me := uint32(os.Getpid())
 	uid := func(n uint32) *syscall.ProcAttr {
 		return &syscall.ProcAttr{Sys: &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: n, Gid: n}}}
@@ -292,7 +291,6 @@ func start(t *testing.T, role string, args ...string) *bpftest.Child {
 
 func TestFilterPID(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	wanted, decoy := start(t, "await"), start(t, "await")
 	events := tracetest.Trace(t, exec.Tracer, attach.Options{Filter: attach.Filter{PID: uint32(wanted.PID())}}, func() {
 		decoy.Report(t)
@@ -331,7 +329,6 @@ func TestFilterTID(t *testing.T) {
 
 func TestFilterPPID(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	wanted, decoy := start(t, "parent", "17"), start(t, "parent", "13")
 	events := tracetest.Trace(t, exec.Tracer, attach.Options{Filter: attach.Filter{PPID: uint32(wanted.PID())}}, func() {
 		decoy.End(t)
@@ -344,7 +341,6 @@ func TestFilterPPID(t *testing.T) {
 // whoever their parents are by then, and nobody else is.
 func TestFollow(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	wanted, decoy := start(t, "family"), start(t, "family")
 	s := tracetest.Open(t, attach.Options{Filter: attach.Filter{Follow: true}}, exec.Tracer)
 	check(t, s.Follow(wanted.PID()))
@@ -393,7 +389,6 @@ func TestFollowExec(t *testing.T) {
 // kernel has put the last of it away, which takes it some ms.
 func TestFollowMany(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	many := bpftest.Few(2003, 101)
 	for _, test := range []struct {
 		role       string

@@ -131,7 +131,6 @@ func makeBases(t *testing.T, dir string) {
 // it whose path has it, and the books have the others as discarded.
 func TestPathPrefix(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	dir := world(t)
 	makeBases(t, dir)
 	workload := func() { manyPaths(t, dir) }
@@ -255,7 +254,6 @@ func (p *prompt) Event(s *output.Source) error {
 // discarded does not fill the ring.
 func TestWakeupBehindDiscards(t *testing.T) {
 	bpftest.Require(t)
-	bpftest.Ends(t)
 	const (
 		ring   = 64 << 10
 		burst  = 41 // some 45 KiB

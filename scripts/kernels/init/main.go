@@ -1,8 +1,9 @@
 // Command init is process 1 of the virtual machines in which run.sh tests a kernel: it mounts what a test may expect of
 // a Linux system, runs the test binaries of the initramfs one after the other, and powers off.
 //
-// What to run comes from /tests/manifest, one package a line, separated by tabs: import path, directory below /tests
-// (which holds pkg.test and testdata), and the arguments of the test binary.
+// What to run comes from /tests/manifest.LABEL, one package a line, separated by tabs: import path, directory below /tests
+// (which holds pkg.test and testdata), and the arguments of the test binary. The label of the kernel is on the kernel's
+// command line, since the machines share all else.
 //
 // Results go to the second serial port, for the kernel writes its own messages to the first one in the middle of a line.
 // Each line there is either "|" and a line of the tests' output, or "#" and a record of this program, so that no output
@@ -172,14 +173,15 @@ func runPackages(port io.Writer) error {
 	}
 	fmt.Fprintf(port, "#kernel %s %.2f\n", release, time.Duration(now.Nano()).Seconds())
 
-	manifest, err := os.ReadFile(filepath.Join(testsDir, "manifest"))
-	if err != nil {
-		return fmt.Errorf("reading the manifest: %w", err)
-	}
-	env, err := environment(release)
+	label, err := label()
 	if err != nil {
 		return err
 	}
+	manifest, err := os.ReadFile(filepath.Join(testsDir, "manifest."+label))
+	if err != nil {
+		return fmt.Errorf("reading the manifest: %w", err)
+	}
+	env := environment(release, label)
 	packages := 0
 	for line := range strings.Lines(string(manifest)) {
 		fields := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
@@ -209,25 +211,29 @@ func release() (string, error) {
 	return unix.ByteSliceToString(uts.Release[:]), nil
 }
 
-// environment returns the environment of a test. The label of the kernel is on the kernel's command line, since the
-// machines share all else.
-func environment(release string) ([]string, error) {
+// label returns the label of the kernel.
+func label() (string, error) {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
-		return nil, fmt.Errorf("reading the kernel's command line: %w", err)
-	}
-	env := []string{
-		"PATH=/bin", "HOME=/root", "TMPDIR=/tmp", "USER=root", "LANG=C.UTF-8",
-		"RBTRACE_REQUIRE_BPF=1",
-		"RBTRACE_TEST_DISK=" + disk,
-		"RBTRACE_TEST_MODULE=" + filepath.Join("/lib/modules", release, "dummy.ko"),
+		return "", fmt.Errorf("reading the kernel's command line: %w", err)
 	}
 	for arg := range strings.FieldsSeq(string(cmdline)) {
 		if label, ok := strings.CutPrefix(arg, "rbtrace.label="); ok {
-			env = append(env, "RBTRACE_TEST_KERNEL="+label)
+			return label, nil
 		}
 	}
-	return env, nil
+	return "", errors.New("the kernel's command line has no rbtrace.label")
+}
+
+// environment returns the environment of a test.
+func environment(release, label string) []string {
+	return []string{
+		"PATH=/bin", "HOME=/root", "TMPDIR=/tmp", "USER=root", "LANG=C.UTF-8",
+		"RBTRACE_REQUIRE_BPF=1",
+		"RBTRACE_TEST_KERNEL=" + label,
+		"RBTRACE_TEST_DISK=" + disk,
+		"RBTRACE_TEST_MODULE=" + filepath.Join("/lib/modules", release, "dummy.ko"),
+	}
 }
 
 // runPackage runs one test binary to its end, copies its output to the port, and leaves no process of it behind.
