@@ -56,46 +56,51 @@ func split(text string) (all []found) {
 	return all
 }
 
-var searches = []struct {
+type search struct {
 	name, text string
 	all        []found
-}{
-	{"one byte", "x", []found{
-		{[]string{"q"}, false}, {[]string{"x"}, true}, {[]string{"q", "", "", "x"}, true}, {[]string{"q", "X", ""}, false}, {[]string{""}, false},
-	}},
-	// Where it goes on at the wrong place it misses these.
-	{"overlaps itself", "aab", []found{
-		{[]string{"aab"}, true},
-		{[]string{"aaab"}, true},
-		{[]string{"aaaaab"}, true},
-		{[]string{"aa", "b"}, false},
-		{[]string{"aa", "ab", "aaa"}, false},
-		{[]string{"abab", "aaab"}, true},
-	}},
-	{"overlaps itself twice", "abaabab", []found{
-		{[]string{"abaabaabab"}, true}, {[]string{"abaababaab"}, true}, {[]string{"abaabaaba", "b"}, false}, {[]string{"abaabaabaabab"}, true},
-	}},
-	{"halves", "needle", split("needle")},
-	{"binary", "\xff\x01\n\x80", append(split("\xff\x01\n\x80"), found{[]string{"q", "\xff\xff\x01\n\x80\x01"}, true}, found{[]string{"\xff\x01\n"}, false})},
-	{"longest", strings.Repeat("ab", 31) + "aa", []found{
-		{[]string{"q", strings.Repeat("ab", 100) + "aa"}, true},
-		{[]string{"q", strings.Repeat("ab", 100)}, false},
-		{[]string{"q", strings.Repeat("ab", 30) + "aa"}, false},
-		{[]string{"q", strings.Repeat("ab", 31) + "aa"}, true},
-	}},
-	{"of 100 bytes", "needle", around("needle", 100)},
-	{"of 4096 bytes", "needle", around("needle", 4096)},
-	{"of 4097 bytes", "needle", around("needle", 4097)},
-	{"inline", "needle", around("needle", argsInline)},
-	{"two parts", "needle", around("needle", argsInline+1)},
-	{"overlapping parts", "needle", around("needle", 70001)},
-	{"all parts", "longer than a few words, so that borders are within", around("longer than a few words, so that borders are within", argsMax)},
-	{"too far", "needle", []found{
-		{[]string{strings.Repeat("-", argsMax-6), "needle"}, false}, // the end is behind what is looked at
-		{[]string{strings.Repeat("-", argsMax-7), "needle"}, true},
-		{[]string{strings.Repeat("-", argsMax-1), "needle"}, false},
-		{[]string{"needle", strings.Repeat("-", argsMax-1), strings.Repeat("-", argsMax-1)}, true},
-	}},
+}
+
+// searches is no variable: each process of this test binary, of which there are many, would make them.
+func searches() []search {
+	return []search{
+		{"one byte", "x", []found{
+			{[]string{"q"}, false}, {[]string{"x"}, true}, {[]string{"q", "", "", "x"}, true}, {[]string{"q", "X", ""}, false}, {[]string{""}, false},
+		}},
+		// Where it goes on at the wrong place it misses these.
+		{"overlaps itself", "aab", []found{
+			{[]string{"aab"}, true},
+			{[]string{"aaab"}, true},
+			{[]string{"aaaaab"}, true},
+			{[]string{"aa", "b"}, false},
+			{[]string{"aa", "ab", "aaa"}, false},
+			{[]string{"abab", "aaab"}, true},
+		}},
+		{"overlaps itself twice", "abaabab", []found{
+			{[]string{"abaabaabab"}, true}, {[]string{"abaababaab"}, true}, {[]string{"abaabaaba", "b"}, false}, {[]string{"abaabaabaabab"}, true},
+		}},
+		{"halves", "needle", split("needle")},
+		{"binary", "\xff\x01\n\x80", append(split("\xff\x01\n\x80"), found{[]string{"q", "\xff\xff\x01\n\x80\x01"}, true}, found{[]string{"\xff\x01\n"}, false})},
+		{"longest", strings.Repeat("ab", 31) + "aa", []found{
+			{[]string{"q", strings.Repeat("ab", 100) + "aa"}, true},
+			{[]string{"q", strings.Repeat("ab", 100)}, false},
+			{[]string{"q", strings.Repeat("ab", 30) + "aa"}, false},
+			{[]string{"q", strings.Repeat("ab", 31) + "aa"}, true},
+		}},
+		{"of 100 bytes", "needle", around("needle", 100)},
+		{"of 4096 bytes", "needle", around("needle", 4096)},
+		{"of 4097 bytes", "needle", around("needle", 4097)},
+		{"inline", "needle", around("needle", argsInline)},
+		{"two parts", "needle", around("needle", argsInline+1)},
+		{"overlapping parts", "needle", around("needle", 70001)},
+		{"all parts", "longer than a few words, so that borders are within", around("longer than a few words, so that borders are within", argsMax)},
+		{"too far", "needle", []found{
+			{[]string{strings.Repeat("-", argsMax-6), "needle"}, false}, // the end is behind what is looked at
+			{[]string{strings.Repeat("-", argsMax-7), "needle"}, true},
+			{[]string{strings.Repeat("-", argsMax-1), "needle"}, false},
+			{[]string{"needle", strings.Repeat("-", argsMax-1), strings.Repeat("-", argsMax-1)}, true},
+		}},
+	}
 }
 
 // byArg lets those pass, of a filter, that have text in an argument.
@@ -108,7 +113,7 @@ func byArg(opts attach.Options, text string) attach.Options {
 func TestArg(t *testing.T) {
 	bpftest.Require(t)
 	path := quick(t)
-	for _, search := range bpftest.Thin(searches, 4) {
+	for _, search := range bpftest.Thin(searches(), 4) {
 		for _, opts := range []attach.Options{mine(), byMyself()} {
 			t.Run(fmt.Sprintf("%s/failed=%v", search.name, opts.Failed), func(t *testing.T) {
 				opts.RingSize = 32 << 20 // for all of them, if the reader is not let run

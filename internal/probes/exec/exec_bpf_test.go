@@ -116,8 +116,8 @@ type fields struct {
 	name string
 	// Of the child, which runs in a directory of its own, where prog is a link to
 	// this binary.
-	path  string // empty: prog in that directory
-	args  []string
+	path  string          // empty: prog in that directory
+	args  func() []string // nil: none but its path. Not made in each process of this test binary.
 	sys   *syscall.SysProcAttr
 	setup func(t *testing.T, dir string)
 	// stage makes the child exec a second time.
@@ -130,17 +130,27 @@ type fields struct {
 // below is a deep directory.
 var below = strings.Repeat("eleven chars/", 40)
 
+// argv returns args, once they are asked for.
+func argv(args ...string) func() []string { return func() []string { return args } }
+
 // arguments returns argv of so many bytes, each NUL counted.
-func arguments(size int) []string {
-	argv := []string{"prog"}
-	size -= len("prog") + 1
-	for n := 1; size > 0; n++ {
-		arg := strings.Repeat(string(rune('a'+n%26)), min(n*97, size-1))
-		argv = append(argv, arg)
-		size -= len(arg) + 1
+func arguments(size int) func() []string {
+	return func() []string {
+		argv, size := []string{"prog"}, size-len("prog")-1
+		for n := 1; size > 0; n++ {
+			arg := strings.Repeat(string(rune('a'+n%26)), min(n*97, size-1))
+			argv = append(argv, arg)
+			size -= len(arg) + 1
+		}
+		return argv
 	}
-	return argv
 }
+
+// empty returns so many arguments.
+func empty(n int) func() []string { return func() []string { return make([]string, n) } }
+
+func oneHuge() []string { return []string{strings.Repeat("x", argsMax-1)} }
+func twoHuge() []string { return append([]string{""}, oneHuge()...) }
 
 func file(path string) func(string) event {
 	return func(dir string) event {
@@ -152,9 +162,9 @@ func file(path string) func(string) event {
 }
 
 // cut is an argv that is not all there.
-func cut(argv []string) func(string) event {
-	raw := strings.Join(argv, "\x00")[:argsMax]
+func cut(argv func() []string) func(string) event {
 	return func(string) event {
+		raw := strings.Join(argv(), "\x00")[:argsMax]
 		return event{
 			"args_truncated": true, "args": strings.Split(strings.TrimSuffix(raw, "\x00"), "\x00"),
 			tracetest.Raw: map[string]string{"args": raw},
@@ -163,13 +173,13 @@ func cut(argv []string) func(string) event {
 }
 
 var allFields = []fields{
-	{name: "plain", args: []string{"prog", "-a", "b c", "", "ü"}},
+	{name: "plain", args: argv("prog", "-a", "b c", "", "ü")},
 	{name: "relative", path: "./prog", want: file("./prog")},
 	{name: "symlink", path: "./link", want: file("./link"), setup: func(t *testing.T, dir string) {
 		check(t, os.Symlink("prog", dir+"/link"))
 	}},
 	{name: "longPath", path: strings.Repeat("./", 2000) + "prog", want: file(strings.Repeat("./", 2000) + "prog")},
-	{name: "argvHostile", args: []string{"\n\t\r", "\x1b]0;title\a", "\xff\xfe\x80", hostile, "", " ", `\`, `"`}},
+	{name: "argvHostile", args: argv("\n\t\r", "\x1b]0;title\a", "\xff\xfe\x80", hostile, "", " ", `\`, `"`)},
 	{name: "nameHostile", path: "./" + hostile, want: file(tracetest.Text("./" + hostile)), setup: func(t *testing.T, dir string) {
 		check(t, os.Link(dir+"/prog", dir+"/"+hostile))
 	}},
@@ -209,10 +219,10 @@ var allFields = []fields{
 	{name: "argv100K", args: arguments(100 << 10)},
 	{name: "argv128K", args: arguments(argsMax)},
 	{name: "argv128K1", args: arguments(argsMax + 1), want: cut(arguments(argsMax + 1))},
-	{name: "argvManyEmpty", args: make([]string, 30011)},
-	{name: "argvTooManyEmpty", args: make([]string, 140009), want: cut(make([]string, 140009))},
-	{name: "argvOneHuge", args: []string{strings.Repeat("x", argsMax-1)}},
-	{name: "argvTwoHuge", args: []string{"", strings.Repeat("x", argsMax-1)}, want: cut([]string{"", strings.Repeat("x", argsMax-1)})},
+	{name: "argvManyEmpty", args: empty(30011)},
+	{name: "argvTooManyEmpty", args: empty(140009), want: cut(empty(140009))},
+	{name: "argvOneHuge", args: oneHuge},
+	{name: "argvTwoHuge", args: twoHuge, want: cut(twoHuge)},
 	{name: "argvNone", want: file("./prog"), stage: func() error {
 		return bpftest.Exec(unix.AT_FDCWD, "./prog", nil, 0)
 	}},
@@ -379,7 +389,10 @@ func TestFields(t *testing.T) {
 	for _, e := range tracetest.Trace(t, exec.Tracer, mine(), func() {
 		for i, f := range fields {
 			dir := bpftest.Dir(t)
-			c := &bpftest.Child{Path: bpftest.Link(t, dir+"/prog"), Args: f.args, Dir: dir, Sys: f.sys}
+			c := &bpftest.Child{Path: bpftest.Link(t, dir+"/prog"), Dir: dir, Sys: f.sys}
+			if f.args != nil {
+				c.Args = f.args()
+			}
 			if f.setup != nil {
 				f.setup(t, dir)
 			}

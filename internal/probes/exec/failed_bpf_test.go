@@ -82,58 +82,60 @@ var (
 	tooLong  = strings.Repeat("long/", 1000)
 )
 
-// failures run in a directory with these in it, as makeFailures makes them.
-var failures = []failure{
-	{name: "ENOENT", times: 29, call: execve("missing"), errno: unix.ENOENT, file: "missing"},
-	{name: "empty", times: 2, call: execve(""), errno: unix.ENOENT},
-	{name: "EACCES", times: 23, call: execve("./data"), errno: unix.EACCES, file: "./data"},
-	{name: "directory", times: 3, call: execve("/"), errno: unix.EACCES, file: "/"},
-	{name: "ENOEXEC", times: 19, call: execve("./garbage"), errno: unix.ENOEXEC, file: "./garbage"},
-	{name: "interpreter", times: 2, call: execve("./orphan"), errno: unix.ENOENT, file: "./orphan"},
-	{name: "ENOTDIR", times: 17, call: execve("data/x"), errno: unix.ENOTDIR, file: "data/x"},
-	{name: "ELOOP", times: 13, call: execve("loop"), errno: unix.ELOOP, file: "loop"},
-	{name: "ETXTBSY", times: 2, errno: unix.ETXTBSY, file: "quick", call: func(argv []string) error {
-		f, err := os.OpenFile("quick", os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		return execve("quick")(argv)
-	}},
-	{name: "ENAMETOOLONG", times: 11, call: execve(strings.Repeat("n", 256)), errno: unix.ENAMETOOLONG, file: strings.Repeat("n", 256)},
-	{name: "path", times: 2, call: execve(tooLong), errno: unix.ENAMETOOLONG, file: tooLong[:4095]},
-	{name: "hostile", times: 7, call: execve(hostile), errno: unix.ENOENT, file: hostile, argv: []string{hostile, "", "\xff\n"}},
+// failures run in a directory with these in it, as makeFailures makes them. No variable: see searches.
+func failures() []failure {
+	return []failure{
+		{name: "ENOENT", times: 29, call: execve("missing"), errno: unix.ENOENT, file: "missing"},
+		{name: "empty", times: 2, call: execve(""), errno: unix.ENOENT},
+		{name: "EACCES", times: 23, call: execve("./data"), errno: unix.EACCES, file: "./data"},
+		{name: "directory", times: 3, call: execve("/"), errno: unix.EACCES, file: "/"},
+		{name: "ENOEXEC", times: 19, call: execve("./garbage"), errno: unix.ENOEXEC, file: "./garbage"},
+		{name: "interpreter", times: 2, call: execve("./orphan"), errno: unix.ENOENT, file: "./orphan"},
+		{name: "ENOTDIR", times: 17, call: execve("data/x"), errno: unix.ENOTDIR, file: "data/x"},
+		{name: "ELOOP", times: 13, call: execve("loop"), errno: unix.ELOOP, file: "loop"},
+		{name: "ETXTBSY", times: 2, errno: unix.ETXTBSY, file: "quick", call: func(argv []string) error {
+			f, err := os.OpenFile("quick", os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			return execve("quick")(argv)
+		}},
+		{name: "ENAMETOOLONG", times: 11, call: execve(strings.Repeat("n", 256)), errno: unix.ENAMETOOLONG, file: strings.Repeat("n", 256)},
+		{name: "path", times: 2, call: execve(tooLong), errno: unix.ENAMETOOLONG, file: tooLong[:4095]},
+		{name: "hostile", times: 7, call: execve(hostile), errno: unix.ENOENT, file: hostile, argv: []string{hostile, "", "\xff\n"}},
 
-	{name: "EBADF", times: 5, errno: unix.EBADF, file: "x", call: func(argv []string) error {
-		return bpftest.Execveat(1<<20, "x", argv, nil, 0)
-	}},
-	{name: "badFd", times: 2, errno: unix.EBADF, file: "x", call: func(argv []string) error {
-		return bpftest.Execveat(-1, "x", argv, nil, 0)
-	}},
-	{name: "badFlags", times: 3, errno: unix.EINVAL, file: "x", call: func(argv []string) error {
-		return bpftest.Execveat(unix.AT_FDCWD, "x", argv, nil, 1<<30)
-	}},
-	{name: "NULL", times: 5, call: func([]string) error { return bpftest.ExecveNull() }, errno: unix.EFAULT, want: none},
-	{name: "badArgv", times: 3, call: func([]string) error { return bpftest.ExecveBadArgv("./quick") }, errno: unix.EFAULT, file: "./quick", want: notThere},
+		{name: "EBADF", times: 5, errno: unix.EBADF, file: "x", call: func(argv []string) error {
+			return bpftest.Execveat(1<<20, "x", argv, nil, 0)
+		}},
+		{name: "badFd", times: 2, errno: unix.EBADF, file: "x", call: func(argv []string) error {
+			return bpftest.Execveat(-1, "x", argv, nil, 0)
+		}},
+		{name: "badFlags", times: 3, errno: unix.EINVAL, file: "x", call: func(argv []string) error {
+			return bpftest.Execveat(unix.AT_FDCWD, "x", argv, nil, 1<<30)
+		}},
+		{name: "NULL", times: 5, call: func([]string) error { return bpftest.ExecveNull() }, errno: unix.EFAULT, want: none},
+		{name: "badArgv", times: 3, call: func([]string) error { return bpftest.ExecveBadArgv("./quick") }, errno: unix.EFAULT, file: "./quick", want: notThere},
 
-	{name: "below", times: 3, call: execveat(".", "missing", 0), errno: unix.ENOENT, file: "DIR/missing"},
-	{name: "belowRoot", times: 2, call: execveat("/", "missing", 0), errno: unix.ENOENT, file: "/missing"},
-	{name: "absolute", times: 2, call: execveat(".", "/missing", 0), errno: unix.ENOENT, file: "/missing"},
-	{name: "cwd", times: 2, errno: unix.ENOENT, file: "missing", call: func(argv []string) error {
-		return bpftest.Execveat(unix.AT_FDCWD, "missing", argv, nil, unix.AT_SYMLINK_NOFOLLOW)
-	}},
-	{name: "fexecve", times: 5, call: execveat("data", "", unix.AT_EMPTY_PATH), errno: unix.EACCES, file: "DIR/data"},
-	{name: "fexecveScript", times: 3, errno: unix.ENOENT, file: "DIR/script", call: execveat("script", "", unix.AT_EMPTY_PATH)}, // close-on-exec
+		{name: "below", times: 3, call: execveat(".", "missing", 0), errno: unix.ENOENT, file: "DIR/missing"},
+		{name: "belowRoot", times: 2, call: execveat("/", "missing", 0), errno: unix.ENOENT, file: "/missing"},
+		{name: "absolute", times: 2, call: execveat(".", "/missing", 0), errno: unix.ENOENT, file: "/missing"},
+		{name: "cwd", times: 2, errno: unix.ENOENT, file: "missing", call: func(argv []string) error {
+			return bpftest.Execveat(unix.AT_FDCWD, "missing", argv, nil, unix.AT_SYMLINK_NOFOLLOW)
+		}},
+		{name: "fexecve", times: 5, call: execveat("data", "", unix.AT_EMPTY_PATH), errno: unix.EACCES, file: "DIR/data"},
+		{name: "fexecveScript", times: 3, errno: unix.ENOENT, file: "DIR/script", call: execveat("script", "", unix.AT_EMPTY_PATH)}, // close-on-exec
 
-	// Without argv the kernel has said EINVAL for a while, and then given an empty one.
-	{name: "noArgv", times: 3, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: []string{}, want: none},
-	{name: "emptyArg", times: 3, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: []string{""}},
-	{name: "129", times: 3, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: repeated(129, "x")},
-	{name: "4225", times: 3, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: repeated(4225, "xy")},
-	{name: "borders", times: 3, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: borders()}, // of what is read at once
-	{name: "128Kempty", times: 2, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: repeated(argsMax, "")},
-	{name: "128K1empty", times: 2, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: repeated(argsMax+1, ""), want: argvCut(repeated(argsMax+1, ""), argsMax)},
-	{name: "E2BIG", times: 5, call: execve("./quick"), errno: unix.E2BIG, file: "./quick", argv: []string{"q", strings.Repeat("x", argsMax)}, want: argvCut([]string{"q", strings.Repeat("x", argsMax)}, argsMax)},
+		// Without argv the kernel has said EINVAL for a while, and then given an empty one.
+		{name: "noArgv", times: 3, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: []string{}, want: none},
+		{name: "emptyArg", times: 3, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: []string{""}},
+		{name: "129", times: 3, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: repeated(129, "x")},
+		{name: "4225", times: 3, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: repeated(4225, "xy")},
+		{name: "borders", times: 3, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: borders()}, // of what is read at once
+		{name: "128Kempty", times: 2, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: repeated(argsMax, "")},
+		{name: "128K1empty", times: 2, call: execve("missing"), errno: unix.ENOENT, file: "missing", argv: repeated(argsMax+1, ""), want: argvCut(repeated(argsMax+1, ""), argsMax)},
+		{name: "E2BIG", times: 5, call: execve("./quick"), errno: unix.E2BIG, file: "./quick", argv: []string{"q", strings.Repeat("x", argsMax)}, want: argvCut([]string{"q", strings.Repeat("x", argsMax)}, argsMax)},
+	}
 }
 
 func makeFailures(t *testing.T) (dir string) {
@@ -161,7 +163,7 @@ func TestFailed(t *testing.T) {
 	var want []event
 	var of []string
 	events := tracetest.Trace(t, exec.Tracer, attach.Options{Failed: true, Filter: attach.Filter{PID: uint32(os.Getpid())}}, func() {
-		for _, f := range failures {
+		for _, f := range failures() {
 			argv := f.argv
 			if argv == nil {
 				argv = []string{f.name, "-x", "y z"}
