@@ -17,6 +17,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -565,9 +566,11 @@ func (s *Session) turn(on uint32) error {
 
 // Close detaches and frees everything.
 func (s *Session) Close() {
+	var wg sync.WaitGroup
 	for _, l := range s.Tracers {
-		l.object.close()
+		wg.Go(l.object.close)
 	}
+	wg.Wait()
 	if s.follow != nil {
 		s.follow.close()
 	}

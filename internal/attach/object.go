@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -322,10 +323,14 @@ func (s *Session) attachTracepoint(p *ebpf.Program, name string) (io.Closer, err
 	return perfEvent(fd), nil
 }
 
+// close detaches and frees it. The kernel lets a tracepoint go when nobody is in it any more, and
+// waits for many at once no longer than for one.
 func (o *object) close() {
+	var wg sync.WaitGroup
 	for _, l := range o.links {
-		l.Close()
+		wg.Go(func() { l.Close() })
 	}
+	wg.Wait()
 	o.Collection.Close()
 }
 
