@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -37,11 +38,10 @@ func TestMain(m *testing.M) {
 	bpftest.Main(m, map[string]func() error{
 		// hold holds all that sessions make until it is killed.
 		"hold": func() error {
-			library := os.Args[1]
 			var sessions []*attach.Session
-			for _, e := range oneOfEach(everything(library)) {
-				s, err := attach.Open([]*tracer.Tracer{e.tracer}, e.Options)
-				if err != nil && !e.lacks(err) {
+			for _, b := range oneOfEach(os.Args[1]) {
+				s, err := b.open(b.opts)
+				if err != nil {
 					return err
 				}
 				sessions = append(sessions, s)
@@ -109,7 +109,7 @@ func check(t *testing.T, err error) {
 
 var ringSize = uint32(os.Getpagesize())
 
-// lacking are the hooks, by session.name, that kernels of scripts/kernels do not have, and what
+// lacking are the hooks, by one.name, that kernels of scripts/kernels do not have, and what
 // people read where they are tried. All have the others.
 var lacking = map[string]struct{ kernels, reason string }{
 	// A backport took the first argument away; it was there in 5.10.0.
@@ -124,52 +124,100 @@ var lacking = map[string]struct{ kernels, reason string }{
 	"tcpretrans/tracepoint/failed=false/rb_tcpretrans_error": {"5.10 6.1 6.12", "fewer arguments"},
 }
 
-// session is the one tracer of a session, with one of its hooks, and its options.
-type session struct {
+// one is a tracer with one of its hooks.
+type one struct {
 	name   string
 	tracer *tracer.Tracer
-	attach.Options
+}
+
+// batch is one session of such tracers, for many take hardly longer than one to open.
+type batch struct {
+	ones []one
+	opts attach.Options
 }
 
 // everything is each hook of each tracer. Uprobes are in library.
-func everything(library string) (all []session) {
-	for _, tr := range probes.All() {
-		for i := range tr.Hooks {
-			hook := &tr.Hooks[i]
-			one := *tr
-			one.Hooks = []tracer.Hook{*hook}
-			var params map[string]string
-			if hook.Kind == tracer.Uprobe {
-				params = map[string]string{tracer.LibraryParam: library}
+func everything(library string) (all []*batch) {
+	for _, failed := range []bool{false, true} {
+		var batches []*batch // a tracer is in each of them once at the most
+		for _, tr := range probes.All() {
+			n := 0
+			for i := range tr.Hooks {
+				hook := &tr.Hooks[i]
+				if hook.Failed != failed {
+					continue
+				}
+				if n == len(batches) {
+					opts := attach.Options{RingSize: ringSize, Failed: failed, Filter: attach.Filter{Follow: true}, SkipHookless: true}
+					opts.Params = map[string]string{}
+					batches = append(batches, &batch{opts: opts})
+				}
+				name := fmt.Sprintf("%s/%s/failed=%v", tr.Name, hook.Kind, failed)
+				if variant := tr.Variant(hook); variant != "" {
+					name += "/" + variant
+				}
+				o := one{name, new(*tr)}
+				o.tracer.Hooks = []tracer.Hook{*hook}
+				if hook.Kind == tracer.Uprobe {
+					batches[n].opts.Params[tr.Name+"."+tracer.LibraryParam] = library
+				}
+				batches[n].ones = append(batches[n].ones, o)
+				n++
 			}
-			name := fmt.Sprintf("%s/%s/failed=%v", tr.Name, hook.Kind, hook.Failed)
-			if variant := tr.Variant(hook); variant != "" {
-				name += "/" + variant
-			}
-			all = append(all, session{
-				name, &one,
-				attach.Options{RingSize: ringSize, Failed: hook.Failed, Filter: attach.Filter{Follow: true}, Params: params},
-			})
 		}
+		all = append(all, batches...)
 	}
 	return all
 }
 
-// oneOfEach returns one session of each kind of hook, on which depends what holds a program in
+// oneOfEach is as few tracers as have each kind of program, on which depends what holds one in
 // the kernel.
-func oneOfEach(all []session) (some []session) {
-	type kind struct {
-		hook   tracer.HookKind
-		failed bool
-	}
-	seen := make(map[kind]bool)
-	for _, e := range all {
-		if k := (kind{e.tracer.Hooks[0].Kind, e.Failed}); !seen[k] && lacking[e.name].kernels == "" {
-			seen[k] = true
-			some = append(some, e)
+func oneOfEach(library string) (some []*batch) {
+	seen := make(map[string]bool)
+	for _, b := range everything(library) {
+		few := &batch{opts: b.opts}
+		for _, o := range b.ones {
+			if lacking[o.name].kernels != "" {
+				continue
+			}
+			spec := bpftest.Must1(o.tracer.Load())
+			before := len(seen)
+			for _, p := range o.tracer.Hooks[0].Programs {
+				kind, _, _ := strings.Cut(spec.Programs[p.Name].SectionName, "/")
+				seen[kind] = true
+			}
+			if len(seen) > before {
+				few.ones = append(few.ones, o)
+			}
+		}
+		if len(few.ones) > 0 {
+			some = append(some, few)
 		}
 	}
 	return some
+}
+
+// open opens the session; nil where this kernel has none of its hooks, and need not have them.
+func (b *batch) open(opts attach.Options) (*attach.Session, error) {
+	var tracers []*tracer.Tracer
+	for _, o := range b.ones {
+		tracers = append(tracers, o.tracer)
+	}
+	s, err := attach.Open(tracers, opts)
+	if noHook(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, skipped := range s.Skipped {
+		i := slices.Index(tracers, skipped.Tracer)
+		if !b.ones[i].lacks(skipped) {
+			s.Close()
+			return nil, skipped
+		}
+	}
+	return s, nil
 }
 
 // noHook reports whether an error is that of a kernel that lacks a hook, which
@@ -179,16 +227,15 @@ func noHook(err error) bool {
 	return errors.As(err, &noHook) && os.Getenv(bpftest.KernelEnv) == ""
 }
 
-// lacked reports whether this kernel is one that is known not to have the hook of e.
-func (e session) lacked() bool {
-	return slices.Contains(strings.Fields(lacking[e.name].kernels), os.Getenv(bpftest.KernelEnv))
+// lacked reports whether this kernel is one that is known not to have the hook of o.
+func (o one) lacked() bool {
+	return slices.Contains(strings.Fields(lacking[o.name].kernels), os.Getenv(bpftest.KernelEnv))
 }
 
-// lacks reports whether the error is that of a kernel that does not have the hook of e: one of
+// lacks reports whether the error is that of a kernel that does not have the hook of o: one of
 // scripts/kernels of which that is known, or another one.
-func (e session) lacks(err error) bool {
-	var none *attach.NoHookError
-	return errors.As(err, &none) && (noHook(err) || e.lacked() && strings.Contains(none.Reasons(), lacking[e.name].reason))
+func (o one) lacks(err *attach.NoHookError) bool {
+	return noHook(err) || o.lacked() && strings.Contains(err.Reasons(), lacking[o.name].reason)
 }
 
 // TestLoad loads and attaches all programs, with no filter and with all of them, and the
@@ -213,58 +260,77 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		bpftest.Skipf(t, "%v", err)
 	}
-	wakeups := []attach.Wakeup{{}, {Policy: attach.WakeupBytes, Bytes: 512}, {Policy: attach.WakeupEvery}, {Policy: attach.WakeupNever}}
+	all := attach.Filter{PID: 1, PPID: 1, UID: &uid, Comm: "rbtrace-test", Cgroup: cgroup, Follow: true}
 	library := bpftest.NewLibrary(t).Path
 	var closing sync.WaitGroup // the kernel takes its time to detach
 	t.Cleanup(closing.Wait)
-	for _, e := range everything(library) {
-		t.Run(e.name, func(t *testing.T) {
-			t.Parallel()
-			filters := []attach.Filter{
-				{PID: 1, PPID: 1, UID: &uid, Comm: "rbtrace-test", Cgroup: cgroup, Follow: true},
-				{},
-			}
-			if os.Getenv(bpftest.KernelEnv) != "" {
-				filters = filters[:1] // without them programs are a part of what they are with all
-			}
-			if e.tracer.Name == exec.Tracer.Name { // the largest program; the filters are shared
-				filters = append(filters, []attach.Filter{
-					{PID: 1}, {PPID: 1}, {UID: &uid}, {Comm: "rbtrace-test"}, {Cgroup: cgroup}, {Follow: true},
-				}...)
-			}
-			for i, f := range filters {
-				opts := e.Options
-				opts.Filter, opts.Wakeup = f, wakeups[i%len(wakeups)]
-				opts.Params = make(map[string]string)
-				for _, p := range e.tracer.Params {
-					switch {
-					case p.Name == tracer.LibraryParam:
-						opts.Params[p.Name] = library
-					case i%2 == 1:
-					case p.Name == tracer.StackParam:
-						opts.Params[p.Name] = "kernel"
-					case p.Text != nil && p.Text.Check != nil && p.Check("1") == nil:
-						opts.Params[p.Name] = "1"
-					case p.Text != nil:
-						opts.Params[p.Name] = strings.Repeat("/", int(p.Max)) // a path, where one is wanted
-					case p.Duration:
-						opts.Params[p.Name] = "1ms"
-					default:
-						opts.Params[p.Name] = strconv.FormatUint(p.Max, 10)
-					}
-				}
-				s, err := attach.Open([]*tracer.Tracer{e.tracer}, opts)
-				if e.lacks(err) {
-					t.Skip(err)
-				}
-				check(t, err)
-				closing.Go(s.Close)
-				if e.lacked() {
+	load := func(t *testing.T, b *batch, opts attach.Options) {
+		t.Parallel()
+		s, err := b.open(opts)
+		check(t, err)
+		if s != nil {
+			closing.Go(s.Close)
+		}
+		for _, o := range b.ones {
+			t.Run(o.name, func(t *testing.T) {
+				switch has := s != nil && !slices.ContainsFunc(s.Skipped, func(e *attach.NoHookError) bool { return e.Tracer == o.tracer }); {
+				case !has:
+					t.Skip("this kernel does not have it")
+				case o.lacked():
 					t.Error("this kernel has the hook, and should not")
 				}
-			}
+			})
+		}
+	}
+	wakeups := []attach.Wakeup{{}, {Policy: attach.WakeupBytes, Bytes: 512}, {Policy: attach.WakeupEvery}, {Policy: attach.WakeupNever}}
+	batches := everything(library)
+	for i, b := range batches {
+		opts := b.opts
+		opts.Wakeup = wakeups[i%len(wakeups)]
+		if os.Getenv(bpftest.KernelEnv) == "" { // with none programs are a part of what they are with all
+			t.Run(fmt.Sprintf("no filter/%d", i), func(t *testing.T) {
+				opts := opts
+				opts.Filter = attach.Filter{}
+				load(t, b, opts)
+			})
+		}
+		t.Run(fmt.Sprintf("all filters/%d", i), func(t *testing.T) {
+			opts := opts
+			opts.Filter, opts.Params = all, b.params()
+			load(t, b, opts)
 		})
 	}
+	largest := *batches[0]
+	largest.ones = slices.DeleteFunc(slices.Clone(largest.ones), func(o one) bool { return o.tracer.Name != exec.Tracer.Name })
+	for i, f := range []attach.Filter{{PID: 1}, {PPID: 1}, {UID: &uid}, {Comm: "rbtrace-test"}, {Cgroup: cgroup}, {Follow: true}} {
+		opts := largest.opts
+		opts.Filter, opts.Wakeup = f, wakeups[i%len(wakeups)]
+		t.Run(fmt.Sprintf("a filter/%d", i), func(t *testing.T) { load(t, &largest, opts) })
+	}
+}
+
+// params has a value for each of the tracers' own flags, the largest where that is known.
+func (b *batch) params() map[string]string {
+	params := maps.Clone(b.opts.Params)
+	for _, o := range b.ones {
+		for _, p := range o.tracer.Params {
+			value := strconv.FormatUint(p.Max, 10)
+			switch {
+			case p.Name == tracer.LibraryParam:
+				continue
+			case p.Name == tracer.StackParam:
+				value = "kernel"
+			case p.Text != nil && p.Text.Check != nil && p.Check("1") == nil:
+				value = "1"
+			case p.Text != nil:
+				value = strings.Repeat("/", int(p.Max)) // a path, where one is wanted
+			case p.Duration:
+				value = "1ms"
+			}
+			params[o.tracer.Name+"."+p.Name] = value
+		}
+	}
+	return params
 }
 
 // TestTypesFromFile gives the kernel's types by way of a file.
@@ -466,30 +532,28 @@ func descriptors(t *testing.T) map[string]string {
 func TestNothingLeft(t *testing.T) {
 	bpftest.Require(t)
 	library := bpftest.NewLibrary(t).Path
-	warm := make(map[tracer.HookKind]bool)
-	all := everything(library)
-	if os.Getenv(bpftest.KernelEnv) != "" { // which is emulated
-		all = oneOfEach(all)
+	batches := oneOfEach(library)
+	if os.Getenv(bpftest.KernelEnv) == "" { // the others are emulated
+		batches = everything(library)
 	}
-	for _, e := range all {
-		t.Run(e.name, func(t *testing.T) {
-			open := func() ids {
-				s, err := attach.Open([]*tracer.Tracer{e.tracer}, e.Options)
-				if e.lacks(err) {
-					return nil
-				}
-				check(t, err)
-				defer s.Close()
-				ids, err := held()
-				check(t, err)
-				return ids
-			}
-			if kind := e.tracer.Hooks[0].Kind; !warm[kind] {
-				open() // what is made once per process is made
-				warm[kind] = true
-			}
+	open := func(t *testing.T, b *batch) (ids ids) {
+		s, err := b.open(b.opts)
+		check(t, err)
+		if s == nil {
+			return nil
+		}
+		defer s.Close()
+		ids, err = held()
+		check(t, err)
+		return ids
+	}
+	for _, b := range oneOfEach(library) {
+		open(t, b) // what is made once per process is made
+	}
+	nothing := func(name string, f func(t *testing.T) ids) {
+		t.Run(name, func(t *testing.T) {
 			before := descriptors(t)
-			ids := open()
+			ids := f(t)
 			if after := descriptors(t); len(after) != len(before) {
 				t.Errorf("descriptors %v, want %v", after, before)
 			}
@@ -498,6 +562,18 @@ func TestNothingLeft(t *testing.T) {
 			}
 		})
 	}
+	for i, b := range batches {
+		nothing(fmt.Sprint(i), func(t *testing.T) ids { return open(t, b) })
+	}
+	nothing("failed", func(t *testing.T) ids {
+		opts := attach.Options{RingSize: ringSize, Hook: tracer.Tracepoint}
+		s, err := attach.Open([]*tracer.Tracer{exec.Tracer, readline.Tracer}, opts) // the second one has none
+		if err == nil {
+			s.Close()
+			t.Error("no error")
+		}
+		return nil
+	})
 }
 
 // TestKilled: nor does a process that is killed.
