@@ -344,16 +344,9 @@ func Map(tb testing.TB, name string) *ebpf.Map {
 
 func openMap(tb testing.TB, name string) (found *ebpf.Map) {
 	tb.Helper()
-	files, err := filepath.Glob("/proc/self/fdinfo/*")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	newest := uint64(0) // ids go up
-	for _, file := range files {
-		info, _ := os.ReadFile(file) // the one that Glob had open is gone
-		_, after, _ := strings.Cut(string(info), "map_id:")
-		id, err := strconv.ParseUint(strings.TrimSpace(strings.SplitN(after, "\n", 2)[0]), 10, 32)
-		if err != nil || id <= newest {
+	newest := uint32(0) // ids go up
+	for id := range ids(tb, "map_id") {
+		if id <= newest {
 			continue
 		}
 		m, err := ebpf.NewMapFromID(ebpf.MapID(id))
@@ -369,6 +362,42 @@ func openMap(tb testing.TB, name string) (found *ebpf.Map) {
 		tb.Fatalf("this process holds no map %s", name)
 	}
 	return found
+}
+
+// Misses is how often the kernel has not run a program that this process holds: hits of anybody's,
+// and also of the programs whose misses are in no books (tracer.Program.Prepares). Kernels before
+// 5.12 do not tell.
+func Misses(tb testing.TB) (n int) {
+	tb.Helper()
+	for id := range ids(tb, "prog_id") {
+		p, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if stats, err := p.Stats(); err == nil {
+			n += int(stats.RecursionMisses)
+		}
+		p.Close()
+	}
+	return n
+}
+
+// ids are those that the kernel tells, under that key, of the descriptors of this process.
+func ids(tb testing.TB, key string) map[uint32]bool {
+	tb.Helper()
+	files, err := filepath.Glob("/proc/self/fdinfo/*")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	all := make(map[uint32]bool)
+	for _, file := range files {
+		info, _ := os.ReadFile(file) // the one that Glob had open is gone
+		_, after, _ := strings.Cut(string(info), key+":")
+		if id, err := strconv.ParseUint(strings.TrimSpace(strings.SplitN(after, "\n", 2)[0]), 10, 32); err == nil {
+			all[uint32(id)] = true
+		}
+	}
+	return all
 }
 
 // WithMap returns t with room for so many entries in the map of that name.
@@ -388,8 +417,8 @@ func WithMap(t *tracer.Tracer, name string, entries uint32) *tracer.Tracer {
 // lost, but for hits that the kernel kept from the programs: it does not run a program in
 // an interrupt that came while it ran (a timer of TCP's, which changes a socket's state),
 // nor those of classic tracepoints on a CPU where it has preempted a task that looks into
-// any BPF map, anybody's (bpf_disable_instrumentation), nor where Preempted says so.
-// Whether one of them was the workload's own is for the caller to see.
+// any BPF map, anybody's (bpf_disable_instrumentation), nor since 7.0 on one where it has
+// preempted that program. Whether one of them was the workload's own is for the caller to see.
 func Trace(tb testing.TB, t *tracer.Tracer, opts attach.Options, workload func()) []Event {
 	tb.Helper()
 	s := Open(tb, opts, t)
@@ -450,14 +479,6 @@ func Seen(tb testing.TB, f func() bool) {
 func HasRegs() bool {
 	v, err := kernel.ParseVersion(kernel.Release())
 	return err == nil && !v.Less(kernel.Version{Major: 5, Minor: 15})
-}
-
-// Preempted reports whether this kernel preempts the programs of tracepoints and
-// functions. It does not run them for the other tasks of that CPU meanwhile, which
-// can be those of anybody; that it tells how often is all that can be had.
-func Preempted() bool {
-	v, err := kernel.ParseVersion(kernel.Release())
-	return err == nil && !v.Less(kernel.Version{Major: 7})
 }
 
 // Same fails the test where events are not as many as want, or one of them has
