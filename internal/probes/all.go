@@ -7,6 +7,7 @@ package probes
 import (
 	"github.com/rbtrace/rbtrace/internal/probes/bind"
 	"github.com/rbtrace/rbtrace/internal/probes/bpf"
+	"github.com/rbtrace/rbtrace/internal/probes/capable"
 	"github.com/rbtrace/rbtrace/internal/probes/exec"
 	"github.com/rbtrace/rbtrace/internal/probes/exit"
 	"github.com/rbtrace/rbtrace/internal/probes/fork"
@@ -42,6 +43,7 @@ func All() []*tracer.Tracer {
 		mount.Tracer,
 		signal.Tracer,
 		setuid.Tracer,
+		capable.Tracer,
 		module.Tracer,
 		bpf.Tracer,
 		ptrace.Tracer,
