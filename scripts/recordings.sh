@@ -130,6 +130,21 @@ capables() {
 capables >"$dir/capable/testdata/capable.rbt"
 capables --failed >"$dir/capable/testdata/failed.rbt"
 
+# A program that takes more than its cgroup has.
+group=/sys/fs/cgroup/golden limit=memory.max
+if [ -d /sys/fs/cgroup/memory ]; then
+	group=/sys/fs/cgroup/memory/golden limit=memory.limit_in_bytes
+fi
+mkdir "$group"
+echo 32M >"$group/$limit"
+# shellcheck disable=SC2016
+record oomkill -w - -- sh -c '
+	echo $$ >"$0/cgroup.procs"
+	perl -e "\$0 = qq(\\033]0;b\\a\\n\\377); \$size = 1e8; \$memory = q(x) x \$size" 2>&-
+	:
+' "$group" >"$dir/oomkill/testdata/oomkill.rbt"
+rmdir "$group"
+
 # Attach, wait for the stop, set an option, look where nothing is, and let it go with SIGTERM; the rest fails.
 ptraces() {
 	# shellcheck disable=SC2016

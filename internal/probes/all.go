@@ -14,6 +14,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/link"
 	"github.com/rbtrace/rbtrace/internal/probes/module"
 	"github.com/rbtrace/rbtrace/internal/probes/mount"
+	"github.com/rbtrace/rbtrace/internal/probes/oomkill"
 	"github.com/rbtrace/rbtrace/internal/probes/open"
 	"github.com/rbtrace/rbtrace/internal/probes/ptrace"
 	"github.com/rbtrace/rbtrace/internal/probes/readline"
@@ -44,6 +45,7 @@ func All() []*tracer.Tracer {
 		signal.Tracer,
 		setuid.Tracer,
 		capable.Tracer,
+		oomkill.Tracer,
 		module.Tracer,
 		bpf.Tracer,
 		ptrace.Tracer,
