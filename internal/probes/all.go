@@ -12,6 +12,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/exit"
 	"github.com/rbtrace/rbtrace/internal/probes/fork"
 	"github.com/rbtrace/rbtrace/internal/probes/link"
+	"github.com/rbtrace/rbtrace/internal/probes/listen"
 	"github.com/rbtrace/rbtrace/internal/probes/module"
 	"github.com/rbtrace/rbtrace/internal/probes/mount"
 	"github.com/rbtrace/rbtrace/internal/probes/oomkill"
@@ -51,6 +52,7 @@ func All() []*tracer.Tracer {
 		ptrace.Tracer,
 		tcpaccept.Tracer,
 		bind.Tracer,
+		listen.Tracer,
 		slowsys.Tracer,
 		readline.Tracer,
 	}
