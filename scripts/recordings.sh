@@ -244,4 +244,145 @@ unlinks >"$dir/unlink/testdata/unlink.rbt"
 unlinks --failed >"$dir/unlink/testdata/failed.rbt"
 
 # shellcheck disable=SC2016
-re
+renames() {
+	record rename "$@" -w - -- sh -c '
+		cd /tmp/golden
+		mkdir -p dir/below full/x other/full/x
+		: >file; : >dir/below/file
+		mv file "$(printf "\033]0;b\007\n\377")"
+		mv -n "$(printf "\033]0;b\007\n\377")" file
+		mv -T /tmp/golden/file dir/below/file
+		mv dir moved
+		mv -T full other/full 2>&-
+		mv -T full full/x/y 2>&-
+		mkdir gone && cd gone && rmdir ../gone
+		mv x y 2>&- # asks for x only
+		mv ../moved z 2>&-
+		cd .. && rm -r moved full other
+	'
+}
+renames >"$dir/rename/testdata/rename.rbt"
+renames --failed >"$dir/rename/testdata/failed.rbt"
+
+# shellcheck disable=SC2016
+links() {
+	record link "$@" -w - -- sh -c '
+		cd /tmp/golden
+		mkdir links && : >links/file
+		link data links/hard
+		ln -s "$(printf "../\033[31m\n\377")" links/soft
+		ln -s target "$(printf "links/\033]0;b\007\n\377")"
+		link missing x 2>&-
+		link links x 2>&-
+		link data links/hard 2>&-
+		cd links
+		ln ../data .
+		ln -s /tmp/golden/data file 2>&-
+		cd .. && rm -r links
+	'
+}
+links >"$dir/link/testdata/link.rbt"
+links --failed >"$dir/link/testdata/failed.rbt"
+
+# By another name, which sh has when its libraries are loaded: they would tell of the machine.
+stats() {
+	# shellcheck disable=SC2016
+	record stat -n golden "$@" -w - -- sh -c '
+		cd /tmp/golden
+		mkdir -p gone
+		printf golden >/proc/$$/comm
+		[ -e /tmp/golden/data ]
+		[ -e data ]
+		[ -L script ]
+		[ -e ./../golden/data/x ]
+		[ -e "$(printf "\033]0;b\007\n\377")" ]
+		[ -e / ]
+		[ -e "" ]
+		cd gone
+		rmdir ../gone
+		[ -e x ]
+		cd /
+		[ -e tmp/golden ]
+		:
+	'
+}
+stats >"$dir/stat/testdata/stat.rbt"
+stats --failed >"$dir/stat/testdata/failed.rbt"
+
+# shellcheck disable=SC2016
+syncs() {
+	record sync "$@" -w - -- sh -c '
+		cd /tmp/golden
+		: >"$(printf "\033]0;b\007\n\377")"
+		sync data
+		sync -d /tmp/golden/data "$(printf "\033]0;b\007\n\377")"
+		sync -f .
+		sync -d /proc/sys/kernel/hostname 2>&-
+		sync /dev/null 2>&-
+		dd if=/dev/zero of=new bs=4096 count=1 conv=fsync 2>&-
+		rm new "$(printf "\033]0;b\007\n\377")"
+	'
+}
+syncs >"$dir/sync/testdata/sync.rbt"
+syncs --failed >"$dir/sync/testdata/failed.rbt"
+
+# In a mount namespace of its own.
+mounts() {
+	# shellcheck disable=SC2016
+	record mount "$@" -w - -- unshare --mount sh -c '
+		cd /tmp/golden
+		mkdir -p a b
+		x=$(printf "\033]0;b\007\n\377")
+		mkdir -p "$x"
+		mount -t tmpfs -o nosuid,nodev,size=1m source a
+		mount --bind a b
+		mount -o remount,ro,bind b
+		mount --make-slave b
+		mount --move b "$x" 2>&-
+		mount -t tmpfs "$x" "$x"
+		umount "$x"
+		mount -i -t tmpfs -o size=x none a 2>&-
+		umount missing 2>&-
+		umount -l a
+		:
+	'
+}
+mounts >"$dir/mount/testdata/mount.rbt"
+mounts --failed >"$dir/mount/testdata/failed.rbt"
+# Sockets in a network namespace of their own.
+record bind -n sockets -w - -- "$bin/sockets" bind >"$dir/bind/testdata/bind.rbt"
+record bind -n sockets --failed -w - -- "$bin/sockets" bind >"$dir/bind/testdata/failed.rbt"
+record listen -n sockets -w - -- "$bin/sockets" bind >"$dir/listen/testdata/listen.rbt"
+record listen -n sockets --failed -w - -- "$bin/sockets" bind >"$dir/listen/testdata/failed.rbt"
+calls() {
+	record slowsys "$@" -w - -- sh -c '
+		sleep 0.1
+		/tmp/golden/a* &
+		kill -0 4194303 2>&-
+		wait
+		sh -c "sleep 100 & kill -9 \$!; wait"
+		(exit 3)
+	'
+}
+calls --min 300us >"$dir/slowsys/testdata/slowsys.rbt"
+calls --failed --min 0 --syscall kill >"$dir/slowsys/testdata/failed.rbt"
+
+# What is no character is a byte, where the terminal has them: the locale is C.
+printf 'echo "a b"\n\n: \\\"\303\251 \377\302\233\nexit\n' |
+	LC_ALL=C record readline -w - -- bash --norc --noprofile -i >"$dir/readline/testdata/readline.rbt" 2>/dev/null
+
+names() {
+	local file=$1
+	shift
+	# shellcheck disable=SC2016
+	record dns "$@" -w - -- sh -c '
+		getent ahosts localhost
+		getent hosts localhost
+		getent ahosts no-such-host.invalid
+		getent ahosts "$(printf "\033]0;b\007\n\377")"
+		getent hosts "$(printf "b\303\274cher.invalid")"
+		:
+	' >"$dir/dns/testdata/$file.rbt"
+}
+names dns
+names failed --failed

@@ -8,6 +8,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/bind"
 	"github.com/rbtrace/rbtrace/internal/probes/bpf"
 	"github.com/rbtrace/rbtrace/internal/probes/capable"
+	"github.com/rbtrace/rbtrace/internal/probes/dns"
 	"github.com/rbtrace/rbtrace/internal/probes/exec"
 	"github.com/rbtrace/rbtrace/internal/probes/exit"
 	"github.com/rbtrace/rbtrace/internal/probes/fork"
@@ -53,6 +54,7 @@ func All() []*tracer.Tracer {
 		tcpaccept.Tracer,
 		bind.Tracer,
 		listen.Tracer,
+		dns.Tracer,
 		slowsys.Tracer,
 		readline.Tracer,
 	}
