@@ -371,6 +371,20 @@ calls --failed --min 0 --syscall kill >"$dir/slowsys/testdata/failed.rbt"
 printf 'echo "a b"\n\n: \\\"\303\251 \377\302\233\nexit\n' |
 	LC_ALL=C record readline -w - -- bash --norc --noprofile -i >"$dir/readline/testdata/readline.rbt" 2>/dev/null
 
+# A server that answers with what could harm a terminal. It is no part of the recording.
+openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=golden -keyout "$bin/key" -out "$bin/cert" 2>/dev/null
+printf 'HTTP/1.0 200 OK\r\n\r\n\033]0;b\007\n\377' >/tmp/golden/answer
+(cd /tmp/golden && exec openssl s_server -key "$bin/key" -cert "$bin/cert" -accept 127.0.0.1:44300 -HTTP -quiet) &
+server=$!
+sleep 1
+# shellcheck disable=SC2016
+record tls --max-data 40 -w - -- sh -c 'printf "GET /answer HTTP/1.0\r\n\r\n" |
+	openssl s_client -quiet -connect 127.0.0.1:44300 >/dev/null 2>&1' >"$dir/tls/testdata/tls.rbt"
+# shellcheck disable=SC2016
+record tls --failed -w - -- sh -c 'printf "GET /answer HTTP/1.0\r\n\r\n" |
+	openssl s_client -quiet -connect 127.0.0.1:44300 >/dev/null 2>&1' >"$dir/tls/testdata/failed.rbt"
+kill "$server"
+
 names() {
 	local file=$1
 	shift

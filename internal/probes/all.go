@@ -27,6 +27,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/stat"
 	"github.com/rbtrace/rbtrace/internal/probes/sync"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
+	"github.com/rbtrace/rbtrace/internal/probes/tls"
 	"github.com/rbtrace/rbtrace/internal/probes/unlink"
 	"github.com/rbtrace/rbtrace/internal/tracer"
 )
@@ -57,5 +58,6 @@ func All() []*tracer.Tracer {
 		dns.Tracer,
 		slowsys.Tracer,
 		readline.Tracer,
+		tls.Tracer,
 	}
 }
