@@ -400,3 +400,20 @@ names() {
 }
 names dns
 names failed --failed
+
+# A disk of its own, the half of which is lost then.
+truncate -s 1M /tmp/golden/disk
+loop=$(losetup --find --show /tmp/golden/disk)
+# shellcheck disable=SC2016
+record bio --disk "${loop#/dev/}" -w - -- sh -c "
+	dd if=/dev/zero of=$loop bs=8k count=2 oflag=direct 2>&-
+	dd if=$loop of=/dev/null bs=4k count=3 skip=5 iflag=direct 2>&-
+	dd if=/dev/zero of=$loop bs=512 count=1 seek=2047 oflag=direct conv=fsync 2>&-
+" >"$dir/bio/testdata/bio.rbt"
+truncate -s 512K /tmp/golden/disk
+record bio --failed --disk "${loop#/dev/}" -w - -- sh -c "
+	dd if=$loop of=/dev/null bs=4k count=1 iflag=direct 2>&-
+	dd if=$loop of=/dev/null bs=4k count=1 skip=200 iflag=direct 2>&-
+	:
+" >"$dir/bio/testdata/failed.rbt"
+losetup --detach "$loop"

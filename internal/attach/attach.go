@@ -88,14 +88,15 @@ type Session struct {
 	// Skipped says why tracers were left out, which Options.SkipHookless allows.
 	Skipped []*NoHookError
 
-	maps    map[string]*ebpf.Map // those that all objects share
-	rings   []*ebpf.Map          // those that there were at the beginning; the first is the default ring
-	cgroups *cgroupRings         // of the topology PerCgroup
-	follow  *object              // what follows forks, for Filter.Follow
-	lineage *Lineage             // for Options.Lineage
-	opts    Options
-	found   map[*tracer.Hook]found // for its uprobes
-	types   *btf.Spec              // from Options.KernelBTF; nil: the running kernel's
+	maps     map[string]*ebpf.Map // those that all objects share
+	cgroupID uint64               // of Filter.Cgroup
+	rings    []*ebpf.Map          // those that there were at the beginning; the first is the default ring
+	cgroups  *cgroupRings         // of the topology PerCgroup
+	follow   *object              // what follows forks, for Filter.Follow
+	lineage  *Lineage             // for Options.Lineage
+	opts     Options
+	found    map[*tracer.Hook]found // for its uprobes
+	types    *btf.Spec              // from Options.KernelBTF; nil: the running kernel's
 	// Of the tracers: their objects, until they are loaded, and the kernel's types for all of them.
 	objects     map[*tracer.Tracer]*ebpf.CollectionSpec
 	tracerTypes *btf.Spec
@@ -323,6 +324,11 @@ func (s *Session) makeMaps() error {
 		if err := s.maps[cgroupMap].Put(uint32(0), uint32(f.Fd())); err != nil {
 			return fmt.Errorf("%s is no cgroup of the unified (v2) hierarchy: %w", dir, err)
 		}
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			return fmt.Errorf("reading the id of the cgroup %s: %w", dir, err)
+		}
+		s.cgroupID = st.Ino
 	}
 	return nil
 }
@@ -484,6 +490,10 @@ func (s *Session) param(t *tracer.Tracer, name string) (string, bool) {
 	return v, ok
 }
 
+// CgroupConstant is the constant that objects have whose events are of tasks that are
+// not the current ones: see bpf/include/rbtrace/other.h.
+const CgroupConstant = "rb_cgroup_id"
+
 func (s *Session) setConstants(spec *ebpf.CollectionSpec, t *tracer.Tracer, id uint16) error {
 	constants := s.opts.constants(id)
 	for _, p := range t.Params {
@@ -499,6 +509,9 @@ func (s *Session) setConstants(spec *ebpf.CollectionSpec, t *tracer.Tracer, id u
 			return fmt.Errorf("--%s: %w", p.Name, err)
 		}
 		maps.Copy(constants, more)
+	}
+	if v := spec.Variables[CgroupConstant]; v != nil {
+		constants[CgroupConstant] = s.cgroupID
 	}
 	for name, value := range constants {
 		v := spec.Variables[name]

@@ -6,6 +6,7 @@ package probes
 
 import (
 	"github.com/rbtrace/rbtrace/internal/probes/bind"
+	"github.com/rbtrace/rbtrace/internal/probes/bio"
 	"github.com/rbtrace/rbtrace/internal/probes/bpf"
 	"github.com/rbtrace/rbtrace/internal/probes/capable"
 	"github.com/rbtrace/rbtrace/internal/probes/dns"
@@ -56,6 +57,7 @@ func All() []*tracer.Tracer {
 		bind.Tracer,
 		listen.Tracer,
 		dns.Tracer,
+		bio.Tracer,
 		slowsys.Tracer,
 		readline.Tracer,
 		tls.Tracer,
