@@ -401,6 +401,15 @@ names() {
 names dns
 names failed --failed
 
+# Others that had the CPU before would tell of this machine: look at the names.
+cp /bin/sleep $'/tmp/golden/z \e]0;b\a\n\xff'
+# shellcheck disable=SC2016
+record runq --min 0 -n $'z \e]0;b\a\n\xff' -w - -- sh -c '
+	/tmp/golden/z* 0.01
+	/tmp/golden/z* 0.01
+	/tmp/golden/z* 0.01
+' >"$dir/runq/testdata/runq.rbt"
+
 # A disk of its own, the half of which is lost then.
 truncate -s 1M /tmp/golden/disk
 loop=$(losetup --find --show /tmp/golden/disk)

@@ -22,6 +22,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/ptrace"
 	"github.com/rbtrace/rbtrace/internal/probes/readline"
 	"github.com/rbtrace/rbtrace/internal/probes/rename"
+	"github.com/rbtrace/rbtrace/internal/probes/runq"
 	"github.com/rbtrace/rbtrace/internal/probes/setuid"
 	"github.com/rbtrace/rbtrace/internal/probes/signal"
 	"github.com/rbtrace/rbtrace/internal/probes/slowsys"
@@ -58,6 +59,7 @@ func All() []*tracer.Tracer {
 		listen.Tracer,
 		dns.Tracer,
 		bio.Tracer,
+		runq.Tracer,
 		slowsys.Tracer,
 		readline.Tracer,
 		tls.Tracer,
