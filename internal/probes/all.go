@@ -29,6 +29,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/stat"
 	"github.com/rbtrace/rbtrace/internal/probes/sync"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
+	"github.com/rbtrace/rbtrace/internal/probes/tcpconnect"
 	"github.com/rbtrace/rbtrace/internal/probes/tls"
 	"github.com/rbtrace/rbtrace/internal/probes/unlink"
 	"github.com/rbtrace/rbtrace/internal/tracer"
@@ -54,6 +55,7 @@ func All() []*tracer.Tracer {
 		module.Tracer,
 		bpf.Tracer,
 		ptrace.Tracer,
+		tcpconnect.Tracer,
 		tcpaccept.Tracer,
 		bind.Tracer,
 		listen.Tracer,
