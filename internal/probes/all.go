@@ -30,6 +30,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/sync"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpconnect"
+	"github.com/rbtrace/rbtrace/internal/probes/tcplife"
 	"github.com/rbtrace/rbtrace/internal/probes/tls"
 	"github.com/rbtrace/rbtrace/internal/probes/unlink"
 	"github.com/rbtrace/rbtrace/internal/tracer"
@@ -57,6 +58,7 @@ func All() []*tracer.Tracer {
 		ptrace.Tracer,
 		tcpconnect.Tracer,
 		tcpaccept.Tracer,
+		tcplife.Tracer,
 		bind.Tracer,
 		listen.Tracer,
 		dns.Tracer,
