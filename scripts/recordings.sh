@@ -354,6 +354,7 @@ record bind -n sockets -w - -- "$bin/sockets" bind >"$dir/bind/testdata/bind.rbt
 record bind -n sockets --failed -w - -- "$bin/sockets" bind >"$dir/bind/testdata/failed.rbt"
 record listen -n sockets -w - -- "$bin/sockets" bind >"$dir/listen/testdata/listen.rbt"
 record listen -n sockets --failed -w - -- "$bin/sockets" bind >"$dir/listen/testdata/failed.rbt"
+record tcpstates -n sockets -w - -- "$bin/sockets" tcp >"$dir/tcpstates/testdata/tcpstates.rbt"
 record tcplife -n sockets -w - -- "$bin/sockets" tcp >"$dir/tcplife/testdata/tcplife.rbt"
 record tcplife -n sockets --failed -w - -- "$bin/sockets" tcp >"$dir/tcplife/testdata/failed.rbt"
 record tcpconnect -n sockets -w - -- "$bin/sockets" tcp >"$dir/tcpconnect/testdata/tcpconnect.rbt"

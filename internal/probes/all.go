@@ -31,6 +31,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpconnect"
 	"github.com/rbtrace/rbtrace/internal/probes/tcplife"
+	"github.com/rbtrace/rbtrace/internal/probes/tcpstates"
 	"github.com/rbtrace/rbtrace/internal/probes/tls"
 	"github.com/rbtrace/rbtrace/internal/probes/unlink"
 	"github.com/rbtrace/rbtrace/internal/tracer"
@@ -59,6 +60,7 @@ func All() []*tracer.Tracer {
 		tcpconnect.Tracer,
 		tcpaccept.Tracer,
 		tcplife.Tracer,
+		tcpstates.Tracer,
 		bind.Tracer,
 		listen.Tracer,
 		dns.Tracer,
