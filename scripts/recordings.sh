@@ -359,6 +359,7 @@ record tcplife -n sockets -w - -- "$bin/sockets" tcp >"$dir/tcplife/testdata/tcp
 record tcplife -n sockets --failed -w - -- "$bin/sockets" tcp >"$dir/tcplife/testdata/failed.rbt"
 record tcpconnect -n sockets -w - -- "$bin/sockets" tcp >"$dir/tcpconnect/testdata/tcpconnect.rbt"
 record tcpconnect -n sockets --failed -w - -- "$bin/sockets" tcp >"$dir/tcpconnect/testdata/failed.rbt"
+record tcpretrans -n sockets -w - -- "$bin/sockets" deaf >"$dir/tcpretrans/testdata/tcpretrans.rbt"
 calls() {
 	record slowsys "$@" -w - -- sh -c '
 		sleep 0.1

@@ -31,6 +31,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpconnect"
 	"github.com/rbtrace/rbtrace/internal/probes/tcplife"
+	"github.com/rbtrace/rbtrace/internal/probes/tcpretrans"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpstates"
 	"github.com/rbtrace/rbtrace/internal/probes/tls"
 	"github.com/rbtrace/rbtrace/internal/probes/unlink"
@@ -61,6 +62,7 @@ func All() []*tracer.Tracer {
 		tcpaccept.Tracer,
 		tcplife.Tracer,
 		tcpstates.Tracer,
+		tcpretrans.Tracer,
 		bind.Tracer,
 		listen.Tracer,
 		dns.Tracer,
