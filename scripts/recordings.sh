@@ -360,6 +360,7 @@ record tcplife -n sockets --failed -w - -- "$bin/sockets" tcp >"$dir/tcplife/tes
 record tcpconnect -n sockets -w - -- "$bin/sockets" tcp >"$dir/tcpconnect/testdata/tcpconnect.rbt"
 record tcpconnect -n sockets --failed -w - -- "$bin/sockets" tcp >"$dir/tcpconnect/testdata/failed.rbt"
 record tcpretrans -n sockets -w - -- "$bin/sockets" deaf >"$dir/tcpretrans/testdata/tcpretrans.rbt"
+record tcpreset -n sockets -w - -- "$bin/sockets" tcp >"$dir/tcpreset/testdata/tcpreset.rbt"
 calls() {
 	record slowsys "$@" -w - -- sh -c '
 		sleep 0.1

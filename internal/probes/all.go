@@ -31,6 +31,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpconnect"
 	"github.com/rbtrace/rbtrace/internal/probes/tcplife"
+	"github.com/rbtrace/rbtrace/internal/probes/tcpreset"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpretrans"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpstates"
 	"github.com/rbtrace/rbtrace/internal/probes/tls"
@@ -63,6 +64,7 @@ func All() []*tracer.Tracer {
 		tcplife.Tracer,
 		tcpstates.Tracer,
 		tcpretrans.Tracer,
+		tcpreset.Tracer,
 		bind.Tracer,
 		listen.Tracer,
 		dns.Tracer,
