@@ -361,6 +361,7 @@ record tcpconnect -n sockets -w - -- "$bin/sockets" tcp >"$dir/tcpconnect/testda
 record tcpconnect -n sockets --failed -w - -- "$bin/sockets" tcp >"$dir/tcpconnect/testdata/failed.rbt"
 record tcpretrans -n sockets -w - -- "$bin/sockets" deaf >"$dir/tcpretrans/testdata/tcpretrans.rbt"
 record tcpreset -n sockets -w - -- "$bin/sockets" tcp >"$dir/tcpreset/testdata/tcpreset.rbt"
+record tcpdrop -n sockets -w - -- "$bin/sockets" deaf >"$dir/tcpdrop/testdata/tcpdrop.rbt"
 calls() {
 	record slowsys "$@" -w - -- sh -c '
 		sleep 0.1

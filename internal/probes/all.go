@@ -30,6 +30,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/probes/sync"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpconnect"
+	"github.com/rbtrace/rbtrace/internal/probes/tcpdrop"
 	"github.com/rbtrace/rbtrace/internal/probes/tcplife"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpreset"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpretrans"
@@ -65,6 +66,7 @@ func All() []*tracer.Tracer {
 		tcpstates.Tracer,
 		tcpretrans.Tracer,
 		tcpreset.Tracer,
+		tcpdrop.Tracer,
 		bind.Tracer,
 		listen.Tracer,
 		dns.Tracer,
