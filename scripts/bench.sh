@@ -10,7 +10,7 @@ fi
 
 bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
-go build -o "$bin" ./scripts/startup ./scripts/storm
+go build -o "$bin" ./scripts/startup ./scripts/storm ./scripts/overhead
 
 # Others need tracefs; the mount is gone with this command.
 with_tracefs() {
@@ -77,3 +77,7 @@ tracers=('./rbtrace open -o json' './rbtrace open')
 have opensnoop libbpf-tools && tracers+=(opensnoop)
 have bpftrace bpftrace && tracers+=('bpftrace /usr/sbin/opensnoop.bt')
 with_tracefs "$bin/storm" -rounds 7 -same 2 "${tracers[@]}"
+
+echo
+echo '== What each tracer costs: docs/overhead.md =='
+"$bin/overhead" -rounds 5 ./rbtrace

@@ -221,7 +221,8 @@ func costlyHelp(t *tracer.Tracer) string {
 	}
 	return `
 
-This tracer can cost a busy machine much. It says so when it falls behind.`
+This tracer can cost a busy machine much: docs/overhead.md has figures. It says so when it
+falls behind.`
 }
 
 func columnsHelp(schema tracer.Schema) string {

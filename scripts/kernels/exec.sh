@@ -6,8 +6,11 @@
 # The command is run by a shell in /rbtrace, where rbtrace, sockets (of scripts/sockets) and the scripts are. The rest of
 # the machine is made of what this one has: a handful of programs, libbpf-tools and bpftrace where they are installed, and
 # the libraries of all. Standard output is the command's, and so is the exit status; standard error has that of the
-# command, and what the kernel says. So the tracers can be put beside tools that need kprobes (the
-# tools of a Debian release go with its kernel: those of bookworm with 6.1), and be recorded:
+# command, and what the kernel says. So the tracers can be put beside tools that need kprobes,
+#
+#	scripts/kernels/exec.sh 6.1 scripts/peers.sh --mounted
+#
+# (the tools of a Debian release go with its kernel: those of bookworm with 6.1), and be recorded:
 #
 #	scripts/kernels/exec.sh 6.12 './rbtrace tcpaccept -w - -- ./sockets tcp' >tcpaccept.rbt
 #
