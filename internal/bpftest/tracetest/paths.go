@@ -212,16 +212,9 @@ func (n *Named) Add(name string, want Event) {
 }
 
 // Same is Same, and tells the names of those that differ.
-func (n *Named) Same(tb testing.TB, events []Event) {
+func (n *Named) Same(tb testing.TB, events []Event) (all bool) {
 	tb.Helper()
-	if len(events) != len(n.Want) {
-		tb.Errorf("%d events, want %d", len(events), len(n.Want))
-	}
-	for i, name := range n.Names[:min(len(events), len(n.Names))] {
-		if diff := events[i].Diff(n.Want[i]); diff != "" {
-			tb.Errorf("%s: %s", name, diff)
-		}
-	}
+	return same(tb, events, n.Want, func(i int) string { return n.Names[i] })
 }
 
 // Merge returns an event with the keys of all, the strings under Raw among them.

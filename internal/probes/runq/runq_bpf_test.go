@@ -123,7 +123,8 @@ type stat struct {
 	times       int64
 }
 
-// schedstat reads the stat of a thread that has come to rest.
+// schedstat reads the stat of a thread that has come to rest: it waits for a line, and for nothing
+// that Go has to do first.
 func schedstat(t *testing.T, pid int) (s stat) {
 	t.Helper()
 	for range 1000 {
@@ -136,7 +137,10 @@ func schedstat(t *testing.T, pid int) (s stat) {
 		state, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/stat", pid, pid))
 		check(t, err)
 		_, state, _ = bytes.Cut(state, []byte(") "))
-		if s == before && s.times > 0 && bytes.HasPrefix(state, []byte("S")) { // it does not wait for a CPU
+		call, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/syscall", pid, pid))
+		check(t, err)
+		reads := bytes.HasPrefix(call, fmt.Appendf(nil, "%d 0x0 ", unix.SYS_READ))
+		if s == before && s.times > 0 && reads && bytes.HasPrefix(state, []byte("S")) { // it does not wait for a CPU
 			return s
 		}
 		time.Sleep(20 * time.Millisecond)

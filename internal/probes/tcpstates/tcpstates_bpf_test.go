@@ -18,6 +18,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/bpftest"
 	"github.com/rbtrace/rbtrace/internal/bpftest/nettest"
 	"github.com/rbtrace/rbtrace/internal/bpftest/tracetest"
+	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpstates"
 )
 
@@ -351,9 +352,13 @@ func TestRace(t *testing.T) {
 				}
 			}
 		}
-		// Changes are missed that come while the program runs on that CPU, which kernels tell since 5.12.
-		if ended < n-n/20 || n == 0 || wrong != 0 {
-			t.Errorf("%d connections end, want %d; %d of them have another owner, or no age", ended, n, wrong)
+		// Changes are missed that come while the program runs on that CPU, or whose beginning is.
+		missed := tracetest.Misses(t)
+		if v, err := kernel.ParseVersion(kernel.Release()); err == nil && v.Less(kernel.Version{Major: 5, Minor: 12}) {
+			missed = n / 20 // it does not tell
+		}
+		if ended > n || ended+missed < n || n == 0 || wrong > missed {
+			t.Errorf("%d connections end, want %d; %d of them have another owner, or no age; %d hits missed", ended, n, wrong, missed)
 		}
 	})
 }
