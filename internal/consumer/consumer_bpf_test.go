@@ -291,7 +291,7 @@ func TestMerge(t *testing.T) {
 func TestMergeWaits(t *testing.T) {
 	c, w := rings(t, 2, consumer.Options{MaxEvents: 2})
 	s := &sink{}
-	now := int(kernel.BootTime()) + int(300*time.Millisecond)
+	now := int(kernel.BootTime()) + int(time.Second)
 	w[0].Write(t, at(now, 0, 0, 0, 2), 0)
 	ran := make(chan error)
 	go func() { ran <- c.Run(context.Background(), s) }()
@@ -323,10 +323,16 @@ func TestRings(t *testing.T) {
 	write(t, more, 1, 2, 0)
 	c.RetireRing(m)
 	m.Close() // it has a descriptor of its own
-	time.Sleep(1100 * time.Millisecond)
 	write(t, w[0], 2, 3, 0)
 	if err := <-ran; err != nil {
 		t.Fatal(err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for deadline := time.Now().Add(20 * time.Second); c.Fill().Rings > 1 && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if err := c.Run(ended, s); err != nil {
+			t.Fatal(err)
+		}
 	}
 	same(t, s.notes, []string{"a 0", "b 1", "a 2"})
 	if err := c.Finish(s, func() bool { return true }); err != nil {
