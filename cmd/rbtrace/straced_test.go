@@ -69,6 +69,10 @@ func sameCalls(ts *testscript.TestScript, neg bool, args []string) {
 			if i < len(mine) {
 				is = mine[i].text
 			}
+			// Of a thread that was killed when it stopped for strace, before the call, strace has no result.
+			if call, ok := strings.CutSuffix(was, " ?"); ok && (is == "nothing" || strings.HasPrefix(is, call+" ")) {
+				continue
+			}
 			if was != is {
 				ts.Fatalf("thread %s, call %d:\nstrace  %s\nrbtrace %s", tid, i, was, is)
 			}
