@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -165,8 +166,12 @@ func Open(tb testing.TB, opts attach.Options, tracers ...*tracer.Tracer) *Sessio
 		opts.RingSize = ringSize
 	}
 	s := &Session{tracers: tracers, Sink: NewSink()}
+	read := make([]*tracer.Tracer, len(tracers))
+	for i, t := range tracers {
+		read[i] = readOnce(t)
+	}
 	var err error
-	if s.Session, err = attach.Open(tracers, opts); err != nil {
+	if s.Session, err = attach.Open(read, opts); err != nil {
 		var noHook *attach.NoHookError
 		if errors.As(err, &noHook) && os.Getenv(bpftest.KernelEnv) == "" {
 			tb.Skip(err) // no privilege can help
@@ -190,6 +195,25 @@ func Open(tb testing.TB, opts attach.Options, tracers ...*tracer.Tracer) *Sessio
 		}
 	})
 	return s
+}
+
+// specs are the objects that have been read, by tracer.
+var specs sync.Map
+
+// readOnce returns t with a copy of its object, which to read takes ten times as long.
+func readOnce(t *tracer.Tracer) *tracer.Tracer {
+	copied := *t
+	copied.Load = func() (*ebpf.CollectionSpec, error) {
+		if spec, ok := specs.Load(t); ok {
+			return spec.(*ebpf.CollectionSpec).Copy(), nil
+		}
+		spec, err := t.Load()
+		if err == nil {
+			specs.Store(t, spec.Copy())
+		}
+		return spec, err
+	}
+	return &copied
 }
 
 // Consume returns how to consume what programs with those options write: where they

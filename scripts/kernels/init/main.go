@@ -229,6 +229,7 @@ func label() (string, error) {
 func environment(release, label string) []string {
 	return []string{
 		"PATH=/bin", "HOME=/root", "TMPDIR=/tmp", "USER=root", "LANG=C.UTF-8",
+		"GOGC=400", // there is more memory than time
 		"RBTRACE_REQUIRE_BPF=1",
 		"RBTRACE_TEST_KERNEL=" + label,
 		"RBTRACE_TEST_DISK=" + disk,
