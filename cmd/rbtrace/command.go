@@ -58,6 +58,8 @@ type command struct {
 	cmd    *exec.Cmd
 	start  *os.File
 	report *os.File
+	begun  atomic.Bool   // it is about to become the command
+	begins chan struct{} // closed when it has, or has failed to
 	ran    atomic.Bool   // it is the command, and no longer waits to become it
 	told   atomic.Bool   // to end, by a signal
 	done   chan struct{} // closed when the command has ended
@@ -116,7 +118,7 @@ func newCommand(args []string, as string) (*command, error) {
 	}
 	defer reportW.Close()
 	c := &command{
-		name: args[0], path: path, as: as, start: startW, report: reportR, done: make(chan struct{}),
+		name: args[0], path: path, as: as, start: startW, report: reportR, begins: make(chan struct{}), done: make(chan struct{}),
 		cmd: &exec.Cmd{
 			Path: "/proc/self/exe", Args: append([]string{awaitName, path}, args...),
 			Stdin: os.Stdin, Stdout: os.Stderr, Stderr: os.Stderr,
@@ -148,6 +150,8 @@ func (c *command) pid() int { return c.cmd.Process.Pid }
 // run lets the process become the command.
 func (c *command) run() error {
 	defer c.report.Close()
+	defer close(c.begins)
+	c.begun.Store(true)
 	_, err := c.start.Write([]byte{0})
 	c.start.Close()
 	if err != nil {
@@ -166,6 +170,18 @@ func (c *command) run() error {
 	}
 	c.ran.Store(true)
 	return nil
+}
+
+// runs reports whether it is the command. Where it is about to be, that is waited for: the command
+// may have had someone send a signal before this process knows that it runs.
+func (c *command) runs() bool {
+	if c.begun.Load() {
+		select {
+		case <-c.begins:
+		case <-time.After(afterwards):
+		}
+	}
+	return c.ran.Load()
 }
 
 // passedOn are the signals that the command gets besides those that end a trace.

@@ -657,7 +657,7 @@ func (r *traceRun) watchSignals(end context.CancelCauseFunc, c *command) (stop f
 			signal.Reset(ending...)
 			end(signalError{sig})
 		}
-		if !c.ran.Load() {
+		if !c.runs() {
 			giveUp()
 			return
 		}
