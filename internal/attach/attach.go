@@ -231,19 +231,6 @@ func appendTypeNames(names []string, spec *ebpf.CollectionSpec) ([]string, error
 	return names, nil
 }
 
-// kernelTypes returns the types that the object of spec, which is no tracer's, is relocated
-// against: those of the file, or the running kernel's.
-func (s *Session) kernelTypes(spec *ebpf.CollectionSpec) (*btf.Spec, error) {
-	if s.types != nil {
-		return s.types, nil
-	}
-	names, err := appendTypeNames(nil, spec)
-	if err != nil {
-		return nil, err
-	}
-	return kernel.Types(names)
-}
-
 // object returns a tracer's object, which the caller may change.
 func (s *Session) object(t *tracer.Tracer) (*ebpf.CollectionSpec, error) {
 	if spec := s.objects[t]; spec != nil {
@@ -432,7 +419,7 @@ func (s *Session) open(t *tracer.Tracer, id uint16) (*Loaded, error) {
 		}
 		f := s.found[hook]
 		if a.Err = f.err; a.Err == nil {
-			l.object, a.Err = s.loadOn(spec, *hook, t.Enums, f.places, s.tracerTypes)
+			l.object, a.Err = s.load(spec, *hook, t.Enums, f.places, s.tracerTypes)
 		}
 		switch {
 		case exhausted(a.Err): // which says nothing of the hook

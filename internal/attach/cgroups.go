@@ -16,7 +16,6 @@ import (
 
 	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/ringbuf"
-	"github.com/rbtrace/rbtrace/internal/tracer"
 	"github.com/rbtrace/rbtrace/internal/wire"
 )
 
@@ -41,16 +40,8 @@ type cgroupRings struct {
 func (s *Session) openCgroups() (err error) {
 	c := &cgroupRings{outer: s.maps[cgroupRingsMap], create: s.newRing, rings: make(map[uint64]*ebpf.Map)}
 	s.cgroups = c // whose Close closes it
-	spec, err := wire.LoadCgroups()
-	if err != nil {
-		return fmt.Errorf("reading the embedded object: %w", err)
-	}
-	hook := tracer.Hook{Kind: tracer.Tracepoint}
-	for name := range spec.Programs {
-		hook.Programs = append(hook.Programs, tracer.Program{Name: name})
-	}
 	// Changes are told of before the cgroups are listed, so none is missed.
-	if c.object, err = s.load(spec, hook, nil); err != nil {
+	if c.object, err = s.loadOwn(wire.LoadCgroups); err != nil {
 		return fmt.Errorf("watching for cgroups: %w", err)
 	}
 	if c.changes, err = ringbuf.Open(c.object.Maps["rb_cgroup_changes"]); err != nil {

@@ -11,24 +11,17 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/rbtrace/rbtrace/internal/tracer"
 	"github.com/rbtrace/rbtrace/internal/wire"
 )
 
 // openFollow loads and attaches the programs that follow forks.
 func (s *Session) openFollow() error {
-	spec, err := wire.LoadFollow()
+	// A fork or exec that is missed is a process not followed.
+	follow, err := s.loadOwn(wire.LoadFollow, "rb_follow_free")
 	if err != nil {
-		return fmt.Errorf("reading the embedded object: %w", err)
-	}
-	hook := tracer.Hook{Kind: tracer.Tracepoint}
-	for name := range spec.Programs {
-		// A fork or exec that is missed is a process not followed.
-		hook.Programs = append(hook.Programs, tracer.Program{Name: name, Prepares: name == "rb_follow_free"})
-	}
-	if s.follow, err = s.load(spec, hook, nil); err != nil {
 		return fmt.Errorf("following processes: %w", err)
 	}
+	s.follow = follow
 	return nil
 }
 

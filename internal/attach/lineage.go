@@ -10,7 +10,6 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/rbtrace/rbtrace/internal/field"
-	"github.com/rbtrace/rbtrace/internal/tracer"
 	"github.com/rbtrace/rbtrace/internal/wire"
 )
 
@@ -36,19 +35,11 @@ type Lineage struct {
 
 // openLineage notes the processes that there are, and those that will be made.
 func (s *Session) openLineage() (*Lineage, error) {
-	spec, err := wire.LoadLineage()
+	o, err := s.loadOwn(wire.LoadLineage)
 	if err != nil {
-		return nil, fmt.Errorf("reading the embedded object: %w", err)
-	}
-	hook := tracer.Hook{Kind: tracer.Tracepoint}
-	for name := range spec.Programs {
-		hook.Programs = append(hook.Programs, tracer.Program{Name: name})
-	}
-	l := &Lineage{known: make(map[wire.Process]wire.Descent)}
-	if l.object, err = s.load(spec, hook, nil); err != nil {
 		return nil, fmt.Errorf("noting which process made which: %w", advise(err))
 	}
-	l.descents = l.object.Maps["rb_descents"]
+	l := &Lineage{object: o, descents: o.Maps["rb_descents"], known: make(map[wire.Process]wire.Descent)}
 	for _, at := range l.object.links {
 		if tasks, ok := at.(*link.Iter); ok {
 			l.tasks = tasks

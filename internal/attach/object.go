@@ -35,18 +35,34 @@ type object struct {
 	missedAtEnd  *uint64
 }
 
-// load loads the programs of hook, and no others, on the session's maps, and
-// attaches them. enums are those whose names they want to know.
-func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook, enums []tracer.Enum) (*object, error) {
-	types, err := s.kernelTypes(spec)
+// loadOwn loads and attaches all programs of an object that is no tracer's. Those of the names in
+// prepares are such as tracer.Program.Prepares says.
+func (s *Session) loadOwn(read func() (*ebpf.CollectionSpec, error), prepares ...string) (*object, error) {
+	spec, err := read()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reading the embedded object: %w", err)
 	}
-	return s.loadOn(spec, hook, enums, nil, types)
+	types := s.types
+	if types == nil {
+		names, err := appendTypeNames(nil, spec)
+		if err != nil {
+			return nil, err
+		}
+		if types, err = kernel.Types(names); err != nil {
+			return nil, err
+		}
+	}
+	hook := tracer.Hook{Kind: tracer.Tracepoint}
+	for name := range spec.Programs {
+		hook.Programs = append(hook.Programs, tracer.Program{Name: name, Prepares: slices.Contains(prepares, name)})
+	}
+	return s.load(spec, hook, nil, nil, types)
 }
 
-// loadOn is load with the places of uprobes, and the kernel's types.
-func (s *Session) loadOn(spec *ebpf.CollectionSpec, hook tracer.Hook, enums []tracer.Enum, places []place, types *btf.Spec) (_ *object, err error) {
+// load loads the programs of hook, and no others, on the session's maps, and
+// attaches them: uprobes in these places. enums are those whose names they want to know,
+// types the kernel's.
+func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook, enums []tracer.Enum, places []place, types *btf.Spec) (_ *object, err error) {
 	wanted := make(map[string]*ebpf.ProgramSpec, len(hook.Programs))
 	for _, p := range hook.Programs {
 		if wanted[p.Name] = spec.Programs[p.Name]; wanted[p.Name] == nil {

@@ -12,7 +12,6 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
-	"github.com/rbtrace/rbtrace/internal/tracer"
 	"github.com/rbtrace/rbtrace/internal/wire"
 )
 
@@ -36,15 +35,7 @@ func (s *Session) initialPid(pid uint32) (uint32, error) {
 	if ownPidNs() == initialPidNs || pid == 0 {
 		return pid, nil
 	}
-	spec, err := wire.LoadPids()
-	if err != nil {
-		return 0, fmt.Errorf("reading the embedded object: %w", err)
-	}
-	hook := tracer.Hook{Kind: tracer.Tracepoint}
-	for name := range spec.Programs {
-		hook.Programs = append(hook.Programs, tracer.Program{Name: name})
-	}
-	o, err := s.load(spec, hook, nil)
+	o, err := s.loadOwn(wire.LoadPids)
 	if err != nil {
 		return 0, fmt.Errorf("preparing to list the pids of this pid namespace: %w", advise(err))
 	}
