@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -459,6 +460,14 @@ func Trace(tb testing.TB, t *tracer.Tracer, opts attach.Options, workload func()
 	r := s.Finish(tb)
 	r.NoneTurnedAway(tb)
 	return r.Events
+}
+
+// ThisThread keeps the test on its thread, and lets only that one's events pass.
+func ThisThread(tb testing.TB) attach.Options {
+	tb.Helper()
+	runtime.LockOSThread()
+	tb.Cleanup(runtime.UnlockOSThread)
+	return attach.Options{Filter: attach.Filter{TID: uint32(unix.Gettid())}}
 }
 
 // InNetNS runs fn in a network namespace of its own, where it may fail or skip the test.

@@ -16,7 +16,6 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
-	"github.com/rbtrace/rbtrace/internal/attach"
 	"github.com/rbtrace/rbtrace/internal/bpftest"
 	"github.com/rbtrace/rbtrace/internal/bpftest/tracetest"
 	"github.com/rbtrace/rbtrace/internal/field"
@@ -32,14 +31,6 @@ func check(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// onThread keeps the test on its thread, and lets only that one's events pass.
-func onThread(t *testing.T) attach.Options {
-	t.Helper()
-	runtime.LockOSThread()
-	t.Cleanup(runtime.UnlockOSThread)
-	return attach.Options{Filter: attach.Filter{TID: uint32(unix.Gettid())}}
 }
 
 // call is bpf(2), with attributes that a library would not give.
@@ -76,7 +67,7 @@ func text(s string) *byte { return unsafe.SliceData(append([]byte(s), 0)) }
 func TestMaps(t *testing.T) {
 	bpftest.Require(t)
 	const n = 53
-	opts := onThread(t)
+	opts := tracetest.ThisThread(t)
 	var want []event
 	var id ebpf.MapID
 	var fd int64
@@ -144,7 +135,7 @@ func TestMaps(t *testing.T) {
 func TestPrograms(t *testing.T) {
 	bpftest.Require(t)
 	const n = 7
-	opts := onThread(t)
+	opts := tracetest.ThisThread(t)
 	opts.Params = map[string]string{"cmd": "prog_load"}
 	var want []event
 	events := tracetest.Trace(t, bpf.Tracer, opts, func() {
@@ -181,7 +172,7 @@ func TestPrograms(t *testing.T) {
 // TestBind: a map that is bound to a program, which is told by the latter.
 func TestBind(t *testing.T) {
 	bpftest.Require(t)
-	opts := onThread(t)
+	opts := tracetest.ThisThread(t)
 	opts.Params = map[string]string{"cmd": "prog_bind_map"}
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
 	check(t, err)
@@ -207,7 +198,7 @@ func TestBind(t *testing.T) {
 func TestFailed(t *testing.T) {
 	bpftest.Require(t)
 	const n = 5
-	opts := onThread(t)
+	opts := tracetest.ThisThread(t)
 	opts.Failed = true
 	long := "/" + strings.Repeat("p", 4094)
 	var want []event
@@ -261,7 +252,7 @@ func TestFailed(t *testing.T) {
 func TestPerf(t *testing.T) {
 	bpftest.Require(t)
 	const n = 11
-	opts := onThread(t)
+	opts := tracetest.ThisThread(t)
 	opts.Params = map[string]string{"cmd": "perf_event_open"}
 	var want []event
 	events := tracetest.Trace(t, bpf.Tracer, opts, func() {

@@ -61,29 +61,11 @@ const comm = "rbtrace-capable"
 // onThread runs f on a thread of that name, which ends with it.
 func onThread(t *testing.T, f func() error) {
 	t.Helper()
-	if err := <-startThread(f); err != nil {
+	var err error
+	bpftest.OnThread(t, comm, func() { err = f() })
+	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func startThread(f func() error) <-chan error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread goes with the goroutine
-		if unix.Gettid() == os.Getpid() {
-			// All but the first one, which another goroutine cannot get meanwhile.
-			err := <-startThread(f)
-			runtime.UnlockOSThread()
-			done <- err
-			return
-		}
-		err := os.WriteFile("/proc/thread-self/comm", []byte(comm), 0o644)
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	return done
 }
 
 // setuid makes this thread another user's, which lacks all capabilities.
@@ -540,7 +522,7 @@ func stacks(t *testing.T, kind tracer.HookKind) {
 		if stack := e["kernel_stack"].([]string); !has(stack, "_sys_reboot") || strings.Contains(stack[0], "bpf") {
 			t.Errorf("the kernel's stack is %q", stack)
 		}
-		if stack := e["user_stack"].([]string); !has(stack, "capable_test.inner", "capable_test.outer", "capable_test.stacks.func2.1", "capable_test.startThread.func1") {
+		if stack := e["user_stack"].([]string); !has(stack, "capable_test.inner", "capable_test.outer", "capable_test.stacks.func2.1", "bpftest.startThread.func1") {
 			var called []string
 			for _, frame := range stack {
 				called = append(called, function(frame))

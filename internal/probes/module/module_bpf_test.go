@@ -8,14 +8,12 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/rbtrace/rbtrace/internal/attach"
 	"github.com/rbtrace/rbtrace/internal/bpftest"
 	"github.com/rbtrace/rbtrace/internal/bpftest/tracetest"
 	"github.com/rbtrace/rbtrace/internal/probes/module"
@@ -30,14 +28,6 @@ func check(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// onThread keeps the test on its thread, and lets only that one's events pass.
-func onThread(t *testing.T) attach.Options {
-	t.Helper()
-	runtime.LockOSThread()
-	t.Cleanup(runtime.UnlockOSThread)
-	return attach.Options{Filter: attach.Filter{TID: uint32(unix.Gettid())}}
 }
 
 // dummy is a module of this kernel that may be loaded, and its path.
@@ -58,7 +48,7 @@ func TestModules(t *testing.T) {
 	image, path := dummy(t)
 	const n = 5
 	var want []event
-	events := tracetest.Trace(t, module.Tracer, onThread(t), func() {
+	events := tracetest.Trace(t, module.Tracer, tracetest.ThisThread(t), func() {
 		for i := range n {
 			if i%2 == 0 {
 				f, err := os.Open(path)
@@ -115,7 +105,7 @@ func TestFailed(t *testing.T) {
 		check(t, err)
 		return p
 	}
-	opts := onThread(t)
+	opts := tracetest.ThisThread(t)
 	opts.Failed = true
 	var want []event
 	add := func(err error, e event, raw map[string]string) {

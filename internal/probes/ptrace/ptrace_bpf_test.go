@@ -74,15 +74,6 @@ func call(request, tid int, addr, data uintptr) int64 {
 	return int64(ret)
 }
 
-// onThread keeps the test on its thread, which is what traces, and lets only its
-// events pass.
-func onThread(t *testing.T) attach.Options {
-	t.Helper()
-	runtime.LockOSThread()
-	t.Cleanup(runtime.UnlockOSThread)
-	return attach.Options{Filter: attach.Filter{TID: uint32(unix.Gettid())}}
-}
-
 // target is a process to trace, of that name.
 func target(t *testing.T, name string) *bpftest.Child {
 	t.Helper()
@@ -147,7 +138,7 @@ func TestPtrace(t *testing.T) {
 	defer keep.Unpin()
 	keep.Pin(message)
 	data := uintptr(unsafe.Pointer(message))
-	events := tracetest.Trace(t, ptrace.Tracer, onThread(t), func() {
+	events := tracetest.Trace(t, ptrace.Tracer, tracetest.ThisThread(t), func() {
 		do(unix.PTRACE_ATTACH, "PTRACE_ATTACH", c, 0, 0)
 		await(t, pid)
 		do(unix.PTRACE_SETOPTIONS, "PTRACE_SETOPTIONS", c, 0, unix.PTRACE_O_EXITKILL|unix.PTRACE_O_TRACEFORK)
@@ -201,7 +192,7 @@ func TestPtrace(t *testing.T) {
 func TestTargets(t *testing.T) {
 	bpftest.Require(t)
 	const looked, children = 32, 3
-	opts := onThread(t)
+	opts := tracetest.ThisThread(t)
 	var want []event
 	var all []int
 	of := make(map[int]*bpftest.Child)
@@ -263,7 +254,7 @@ func TestFailed(t *testing.T) {
 	bpftest.Require(t)
 	const n, nobody = 13, 1<<22 + 1 // above PID_MAX_LIMIT
 	var want []event
-	opts := onThread(t)
+	opts := tracetest.ThisThread(t)
 	opts.Failed = true
 	c := target(t, "child")
 	work := func(requests ...int) {

@@ -75,29 +75,11 @@ const comm = "rbtrace-setuid"
 // onThread runs f on a thread of that name, which ends with it.
 func onThread(t *testing.T, f func() error) {
 	t.Helper()
-	if err := <-startThread(f); err != nil {
+	var err error
+	bpftest.OnThread(t, comm, func() { err = f() })
+	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func startThread(f func() error) <-chan error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread goes with the goroutine
-		if unix.Gettid() == os.Getpid() {
-			// All but the first one, which another goroutine cannot get meanwhile.
-			err := <-startThread(f)
-			runtime.UnlockOSThread()
-			done <- err
-			return
-		}
-		err := os.WriteFile("/proc/thread-self/comm", []byte(comm), 0o644)
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	return done
 }
 
 func mine() attach.Options {
