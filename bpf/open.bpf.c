@@ -340,7 +340,7 @@ int rb_open(struct trace_event_raw_sys_exit *ctx)
 	if (!books)
 		return 0;
 	s = bpf_map_lookup_elem(&rb_scratch, &cpu);
-	if (!s || (rb_failed && !rb_has_failed(ret)) || !rb_task_is_wanted(task)) {
+	if (!s || !rb_call_is_wanted(task, ret)) {
 		RB_COUNT(books, filtered);
 		return 0;
 	}

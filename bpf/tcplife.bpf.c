@@ -12,11 +12,9 @@
 #include "rbtrace/socket.h"
 #include "rbtrace/owner.h"
 #include "rbtrace/life.h"
+#include "rbtrace/ports.h"
 
 #define SOCK_DONE 1 /* include/net/sock.h: a FIN has come */
-
-const volatile __u16 lport = 0; /* 0: any */
-const volatile __u16 rport = 0;
 
 struct tcplife_event {
 	struct rb_head head;
@@ -80,8 +78,7 @@ int rb_tcplife(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	error = BPF_CORE_READ(sk, sk_err);
 	if (!l.born || l.listens || (rb_failed && !error) || !rb_owner_is_wanted(&o) ||
-	    (lport && rb_sock_lport(sk) != lport) ||
-	    (rport && BPF_CORE_READ(sk, __sk_common.skc_dport) != __builtin_bswap16(rport))) {
+	    !rb_is_port_wanted(sk)) {
 		RB_COUNT(books, filtered);
 		return 0;
 	}

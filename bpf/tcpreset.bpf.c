@@ -12,9 +12,7 @@
 #include "rbtrace/socket.h"
 #include "rbtrace/before.h"
 #include "rbtrace/packet.h"
-
-const volatile __u16 lport = 0; /* 0: any */
-const volatile __u16 rport = 0;
+#include "rbtrace/ports.h"
 
 /* Of enum sk_rst_reason. */
 const volatile struct rb_enum_names reason_names = {};
@@ -102,8 +100,7 @@ static __always_inline int tcpreset(const struct sock *sk, const struct sk_buff 
 		if (!sk)
 			sock.netns = BPF_CORE_READ(skb, dev, nd_net.net, ns.inum);
 	}
-	if (!rb_owner_is_wanted(&o) || (lport && sock.lport != lport) ||
-	    (rport && sock.rport != rport)) {
+	if (!rb_owner_is_wanted(&o) || !rb_are_ports_wanted(sock.lport, sock.rport)) {
 		RB_COUNT(books, filtered);
 		return 0;
 	}

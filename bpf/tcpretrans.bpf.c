@@ -12,9 +12,7 @@
 #include "rbtrace/socket.h"
 #include "rbtrace/before.h"
 #include "rbtrace/packet.h"
-
-const volatile __u16 lport = 0; /* 0: any */
-const volatile __u16 rport = 0;
+#include "rbtrace/ports.h"
 
 /* include/net/inet_connection_sock.h, include/uapi/linux/tcp.h */
 #define ICSK_TIME_LOSS_PROBE 5
@@ -40,11 +38,6 @@ struct tcpretrans_event {
 };
 
 RB_OWNER_PROGRAM
-
-static __always_inline bool tcpretrans_is_port(__u16 local, __be16 remote)
-{
-	return (!lport || local == lport) && (!rport || remote == __builtin_bswap16(rport));
-}
 
 /*
  * Why a segment is sent again. The timer lets tcp_enter_loss() make the state Loss before it
@@ -78,8 +71,7 @@ static __always_inline int tcpretrans(const struct sock *sk, const struct sk_buf
 	if (!books)
 		return 0;
 	rb_owner_of(&o, sk);
-	if (!rb_owner_is_wanted(&o) ||
-	    !tcpretrans_is_port(rb_sock_lport(sk), BPF_CORE_READ(sk, __sk_common.skc_dport))) {
+	if (!rb_owner_is_wanted(&o) || !rb_is_port_wanted(sk)) {
 		RB_COUNT(books, filtered);
 		return 0;
 	}
@@ -134,8 +126,8 @@ int rb_tcpretrans_synack(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	rb_owner_of(&o, listener);
 	if (!rb_owner_is_wanted(&o) || !rb_is_tcp(listener) ||
-	    !tcpretrans_is_port(BPF_CORE_READ(req, __req_common.skc_num),
-				BPF_CORE_READ(req, __req_common.skc_dport))) {
+	    !rb_are_ports_wanted(BPF_CORE_READ(req, __req_common.skc_num),
+				 __builtin_bswap16(BPF_CORE_READ(req, __req_common.skc_dport)))) {
 		RB_COUNT(books, filtered);
 		return 0;
 	}

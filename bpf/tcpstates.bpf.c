@@ -12,9 +12,7 @@
 #include "rbtrace/socket.h"
 #include "rbtrace/before.h"
 #include "rbtrace/life.h"
-
-const volatile __u16 lport = 0; /* 0: any */
-const volatile __u16 rport = 0;
+#include "rbtrace/ports.h"
 
 struct tcpstates_event {
 	struct rb_head head;
@@ -51,8 +49,7 @@ int rb_tcpstates(struct bpf_raw_tracepoint_args *ctx)
 	rb_owner_follow(&o, sk, old, new);
 	/* Where there is no room, the age of what comes is not known: nothing is lost. */
 	rb_life_follow(&l, sk, old, new, now);
-	if (!rb_owner_is_wanted(&o) || (lport && rb_sock_lport(sk) != lport) ||
-	    (rport && BPF_CORE_READ(sk, __sk_common.skc_dport) != __builtin_bswap16(rport))) {
+	if (!rb_owner_is_wanted(&o) || !rb_is_port_wanted(sk)) {
 		RB_COUNT(books, filtered);
 		return 0;
 	}

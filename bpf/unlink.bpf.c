@@ -61,7 +61,7 @@ static __always_inline int unlink(struct trace_event_raw_sys_exit *ctx, struct t
 
 	if (!books)
 		return 0;
-	if (!s || (rb_failed && !rb_has_failed(ret)) || !rb_task_is_wanted(task)) {
+	if (!s || !rb_call_is_wanted(task, ret)) {
 		RB_COUNT(books, filtered);
 		return 0;
 	}

@@ -68,4 +68,10 @@ static __always_inline bool rb_has_failed(long ret)
 	return ret < 0 && !(ret <= -ERESTARTSYS && ret >= -ERESTART_RESTARTBLOCK);
 }
 
+/* Is a call that returns this to the current task one whose event is wanted? */
+static __always_inline bool rb_call_is_wanted(struct task_struct *task, long ret)
+{
+	return (!rb_failed || rb_has_failed(ret)) && rb_task_is_wanted(task);
+}
+
 #endif /* __RBTRACE_SYSCALL_H__ */
