@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 		"hold": func() error {
 			var sessions []*attach.Session
 			for _, b := range oneOfEach(os.Args[1]) {
-				s, err := b.open(b.opts)
+				s, _, err := b.open(b.opts)
 				if err != nil {
 					return err
 				}
@@ -197,27 +197,28 @@ func oneOfEach(library string) (some []*batch) {
 	return some
 }
 
-// open opens the session; nil where this kernel has none of its hooks, and need not have them.
-func (b *batch) open(opts attach.Options) (*attach.Session, error) {
+// open opens the session; nil where this kernel has none of its hooks, and need not have them:
+// then none says why not.
+func (b *batch) open(opts attach.Options) (s *attach.Session, none, err error) {
 	var tracers []*tracer.Tracer
 	for _, o := range b.ones {
 		tracers = append(tracers, o.tracer)
 	}
-	s, err := attach.Open(tracers, opts)
+	s, err = attach.Open(tracers, opts)
 	if noHook(err) {
-		return nil, nil
+		return nil, err, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, skipped := range s.Skipped {
 		i := slices.Index(tracers, skipped.Tracer)
 		if !b.ones[i].lacks(skipped) {
 			s.Close()
-			return nil, skipped
+			return nil, nil, skipped
 		}
 	}
-	return s, nil
+	return s, nil, nil
 }
 
 // noHook reports whether an error is that of a kernel that lacks a hook, which
@@ -266,16 +267,22 @@ func TestLoad(t *testing.T) {
 	t.Cleanup(closing.Wait)
 	load := func(t *testing.T, b *batch, opts attach.Options) {
 		t.Parallel()
-		s, err := b.open(opts)
+		s, none, err := b.open(opts)
 		check(t, err)
+		why := make(map[*tracer.Tracer]error)
 		if s != nil {
 			closing.Go(s.Close)
+			for _, skipped := range s.Skipped {
+				why[skipped.Tracer] = skipped
+			}
 		}
 		for _, o := range b.ones {
 			t.Run(o.name, func(t *testing.T) {
-				switch has := s != nil && !slices.ContainsFunc(s.Skipped, func(e *attach.NoHookError) bool { return e.Tracer == o.tracer }); {
-				case !has:
-					t.Skip("this kernel does not have it")
+				switch {
+				case s == nil:
+					t.Skipf("as the last one of these: %v", none)
+				case why[o.tracer] != nil:
+					t.Skip(why[o.tracer])
 				case o.lacked():
 					t.Error("this kernel has the hook, and should not")
 				}
@@ -537,7 +544,7 @@ func TestNothingLeft(t *testing.T) {
 		batches = everything(library)
 	}
 	open := func(t *testing.T, b *batch) (ids ids) {
-		s, err := b.open(b.opts)
+		s, _, err := b.open(b.opts)
 		check(t, err)
 		if s == nil {
 			return nil
