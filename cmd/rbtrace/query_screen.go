@@ -20,6 +20,7 @@ import (
 	tea "charm.land/bubbletea/v2"
 	"github.com/cilium/ebpf"
 	"github.com/clipperhouse/displaywidth"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/rbtrace/rbtrace/internal/field"
@@ -110,10 +111,18 @@ func (r *queryRun) live(ctx context.Context, in *os.File, snapshots func(context
 	if fault != "" {
 		panic(fault) // with the terminal as it was
 	}
-	if err != nil && !ended { // a terminal that has gone, with a SIGHUP, is no error
+	if err != nil && !ended && !hungUp(r.Out) {
 		failed = errors.Join(failed, fmt.Errorf("showing the screen: %w", err))
 	}
 	return failed
+}
+
+// hungUp reports whether a terminal has gone. That is no error, and is seen in what is read from
+// it before the SIGHUP comes.
+func hungUp(tty *os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(tty.Fd())}} // POLLHUP is always reported
+	_, err := unix.Poll(fds, 0)
+	return err == nil && fds[0].Revents&unix.POLLHUP != 0
 }
 
 // feed shows one snapshot after another. Errors that leave something to look for are
