@@ -58,8 +58,7 @@ func timersRing(t *testing.T, rings uint32) map[any]int {
 	s := tracetest.Open(t, opts, tcpconnect.Tracer, tcplife.Tracer, tcpstates.Tracer, tcpretrans.Tracer, tcpreset.Tracer, tcpdrop.Tracer)
 	s.Start()
 	// Nobody answers: SYNs are sent again, and then it fails.
-	full, at := nettest.Listen("127.0.0.1:0", 0)
-	first := nettest.Must1(nettest.Connect(at))
+	full, first, at := nettest.Full("127.0.0.1:0")
 	waits := nettest.Socket(unix.AF_INET)
 	nettest.Must(unix.SetsockoptInt(waits, unix.SOL_TCP, unix.TCP_SYNCNT, 1),
 		unix.SetsockoptInt(waits, unix.SOL_TCP, unix.TCP_USER_TIMEOUT, 100))

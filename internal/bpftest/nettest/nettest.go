@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"os"
 	"runtime"
@@ -122,6 +123,23 @@ func Listen(address string, backlog int) (fd int, at netip.AddrPort) {
 	fd = Socket(Family(addr))
 	Must(unix.Bind(fd, Sockaddr(addr)), unix.Listen(fd, backlog))
 	return fd, Local(fd)
+}
+
+// Full listens on an address where as many wait to be accepted as may: nobody answers a SYN. first is
+// the one that waits.
+func Full(address string) (fd, first int, at netip.AddrPort) {
+	fd, at = Listen(address, 0)
+	first = Must1(Connect(at))
+	// It is connected before the listener has it.
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+		if n == 1 {
+			return fd, first, at
+		}
+		if !errors.Is(err, unix.EINTR) {
+			Must(err)
+		}
+	}
 }
 
 // Connect connects a new socket.
@@ -255,14 +273,26 @@ func SendSeq(fd int) (seq int) {
 func Table(fd int) (local, remote netip.AddrPort, state uint8) {
 	var st unix.Stat_t
 	Must(unix.Fstat(fd, &st))
-	for _, file := range []string{"tcp", "tcp6"} {
-		for line := range strings.Lines(string(Must1(os.ReadFile("/proc/thread-self/net/" + file)))) {
-			if f := strings.Fields(line); f[9] == strconv.FormatUint(st.Ino, 10) {
-				return tableAddr(f[1]), tableAddr(f[2]), uint8(Must1(strconv.ParseUint(f[3], 16, 8)))
-			}
+	for f := range table() {
+		if f[9] == strconv.FormatUint(st.Ino, 10) {
+			return tableAddr(f[1]), tableAddr(f[2]), uint8(Must1(strconv.ParseUint(f[3], 16, 8)))
 		}
 	}
 	panic("the socket is in no table")
+}
+
+// table has the fields of the lines of /proc/net/tcp and tcp6, without their headings.
+func table() iter.Seq[[]string] {
+	return func(yield func([]string) bool) {
+		for _, file := range []string{"tcp", "tcp6"} {
+			_, lines, _ := strings.Cut(string(Must1(os.ReadFile("/proc/thread-self/net/"+file))), "\n")
+			for line := range strings.Lines(lines) {
+				if !yield(strings.Fields(line)) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // tableAddr reads an address: words of the machine's byte order, and a port.
@@ -309,6 +339,19 @@ var Families = []struct {
 func Reset(fd int) {
 	Must(unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}))
 	Close(fd)
+}
+
+// ResetUnaccepted is Reset of a connection that nobody has accepted. It waits until the RST has come:
+// the kernel may leave that to a thread of its own, and who accepts before has what is still open.
+func ResetUnaccepted(fd int) {
+	local, remote := Local(fd), AddrPort(Must1(unix.Getpeername(fd)))
+	Reset(fd)
+	for open := true; open; {
+		open = false
+		for f := range table() {
+			open = open || tableAddr(f[1]) == remote && tableAddr(f[2]) == local
+		}
+	}
 }
 
 // ClosedPort is a port that nobody listens on, in a namespace of its own, with that

@@ -232,8 +232,7 @@ func TestGivenUp(t *testing.T) {
 	waits := 50 * time.Millisecond
 	events := tracetest.TraceNet(t, tcpconnect.Tracer, attach.Options{Failed: true}, func() {
 		// Where as many wait as may, SYNs are not answered.
-		l, server := nettest.Listen("127.0.0.1:0", 0)
-		first := nettest.Must1(nettest.Connect(server))
+		l, first, server := nettest.Full("127.0.0.1:0")
 		begin := func() int {
 			c := nettest.Socket(unix.AF_INET)
 			must(unix.SetNonblock(c, true))
@@ -323,8 +322,7 @@ func TestFilters(t *testing.T) {
 
 // unanswered begins to connect n sockets, where nobody answers.
 func unanswered(t *testing.T, n int) (fds []int, done func()) {
-	l, server := nettest.Listen("127.0.0.1:0", 0)
-	first := nettest.Must1(nettest.Connect(server))
+	l, first, server := nettest.Full("127.0.0.1:0")
 	for range n {
 		c := nettest.Socket(unix.AF_INET)
 		must(unix.SetNonblock(c, true))
@@ -380,8 +378,7 @@ func TestForget(t *testing.T) {
 		s.Finish(t)
 	})
 	tracetest.InNetNS(t, func() {
-		l, server := nettest.Listen("127.0.0.1:4711", 0)
-		first := nettest.Must1(nettest.Connect(server))
+		l, first, _ := nettest.Full("127.0.0.1:4711")
 		s := tracetest.Open(t, attach.Options{Filter: attach.Filter{Comm: "connectchild"}}, tcpconnect.Tracer)
 		s.Start()
 		c := bpftest.Child{Role: "connect", Path: bpftest.Link(t, filepath.Join(bpftest.Dir(t), "connectchild"))}

@@ -156,7 +156,7 @@ func TestErrors(t *testing.T) {
 			c, err := nettest.Connect(at)
 			must(err)
 			port := int64(nettest.Local(c).Port())
-			nettest.Reset(c)
+			nettest.ResetUnaccepted(c)
 			add(false, event{"role": "connect", "lport": port, "rport": server, "errno": ""})
 			add(true, event{"role": "accept", "lport": server, "rport": port, "errno": "ECONNRESET", "pid": int64(0), "comm": "", "uid": int64(os.Getuid())})
 			nettest.Close(l)
@@ -190,7 +190,7 @@ func TestOwner(t *testing.T) {
 			e := event{"role": "accept", "lport": int64(at.Port()), "rport": int64(nettest.Local(c).Port()), "pid": int64(0), "uid": int64(uid), "gid": int64(0)}
 			want = append(want, e, event{"role": "connect", "lport": e["rport"], "rport": e["lport"]})
 			if i%2 == 0 {
-				nettest.Reset(c)
+				nettest.ResetUnaccepted(c)
 				a, _, errno := unix.RawSyscall(unix.SYS_ACCEPT, uintptr(l), 0, 0)
 				if errno != 0 {
 					panic(errno)

@@ -86,9 +86,8 @@ func TestHandshake(t *testing.T) {
 			}
 		}
 		// Where as many wait as may, SYNs are not answered.
-		var l1, l2 int
-		l1, full = nettest.Listen("127.0.0.1:0", 0)
-		first := nettest.Must1(nettest.Connect(full))
+		var l1, l2, first int
+		l1, first, full = nettest.Full("127.0.0.1:0")
 		waits := nettest.Socket(unix.AF_INET)
 		begin(waits, full)
 		// Who hears nothing gets answers again.
@@ -199,8 +198,8 @@ func TestKinds(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		// Nobody answers.
-		full, at := nettest.Listen("127.0.0.1:0", 0)
-		first, waits := nettest.Must1(nettest.Connect(at)), nettest.Socket(unix.AF_INET)
+		full, first, at := nettest.Full("127.0.0.1:0")
+		waits := nettest.Socket(unix.AF_INET)
 		nettest.Must(unix.SetNonblock(waits, true))
 		if err := unix.Connect(waits, nettest.Sockaddr(at)); !errors.Is(err, unix.EINPROGRESS) {
 			t.Error(err)
