@@ -29,6 +29,13 @@ var (
 		{2, "SYNC_FILE_RANGE_WRITE"},
 		{4, "SYNC_FILE_RANGE_WAIT_AFTER"},
 	}
+	// FinitModuleFlags are those of finit_module (include/uapi/linux/module.h), DeleteModuleFlags those of delete_module.
+	FinitModuleFlags = FlagNames{
+		{1, "MODULE_INIT_IGNORE_MODVERSIONS"},
+		{2, "MODULE_INIT_IGNORE_VERMAGIC"},
+		{4, "MODULE_INIT_COMPRESSED_FILE"},
+	}
+	DeleteModuleFlags = FlagNames{{0x200, "O_TRUNC"}, {0x800, "O_NONBLOCK"}}
 	// RenameFlags are those of renameat2 (include/uapi/linux/fs.h).
 	RenameFlags = FlagNames{{1, "RENAME_NOREPLACE"}, {2, "RENAME_EXCHANGE"}, {4, "RENAME_WHITEOUT"}}
 )

@@ -82,20 +82,33 @@ func appendHex(b []byte, n uint32, digits int) []byte {
 }
 
 // Width returns how many terminal cells b takes: East Asian wide characters and emoji two,
-// combining marks none, others one. It is meant for a cell that AppendText wrote; a control
-// character, which such a cell does not have, counts as whatever displaywidth makes of it, or as
-// one in pure ASCII. It allocates nothing.
+// combining marks none, others one. Each code point counts by itself, as terminals and wcwidth(3) have it: what
+// reads as one character (Thai, Devanagari, an emoji with a skin) may take several cells. It is meant for a cell
+// that AppendText wrote; a control character, which such a cell does not have, counts as whatever
+// displaywidth makes of it, or as one in pure ASCII. It allocates nothing.
 func Width(b []byte) int {
 	i := 0
 	for ; len(b)-i >= 8; i += 8 {
 		if binary.LittleEndian.Uint64(b[i:])&highs != 0 {
-			return displaywidth.Bytes(b)
+			return widthOfRunes(b)
 		}
 	}
 	for ; i < len(b); i++ {
 		if b[i] >= utf8Self {
-			return displaywidth.Bytes(b)
+			return widthOfRunes(b)
 		}
 	}
 	return len(b)
+}
+
+func widthOfRunes(b []byte) (width int) {
+	for len(b) > 0 {
+		r, n := utf8.DecodeRune(b)
+		b = b[n:]
+		if 0x1160 <= r && r <= 0x11ff || 0xd7b0 <= r && r <= 0xd7ff { // vowels and finals of Hangul: drawn into the consonant before
+			continue
+		}
+		width += displaywidth.Rune(r)
+	}
+	return width
 }

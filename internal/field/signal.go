@@ -10,12 +10,12 @@ import (
 // Signal is the number of a signal; 0 is none. What a call is given may be any number.
 type Signal int32
 
-// The real-time signals, as the kernel numbers them (include/uapi/asm-generic/signal.h). A C
-// library keeps the first few for itself, and its SIGRTMIN is larger.
-const sigRTMin, sigRTMax = 32, 64
+// The real-time signals, as programs number them: of the kernel's, which begin at 32, the GNU C library keeps the first
+// two for itself (signal(7)). So do kill -l and systemd.
+const sigRTMin, sigRTMax = 34, 64
 
 // AppendText implements Value: the signal's name as kill -l has it with SIG in front, SIGRTMIN+1 and
-// so on for the real-time signals, the number for what is no signal, nothing for none.
+// so on for the real-time signals, the number for what has no name, nothing for none.
 func (s Signal) AppendText(b []byte) []byte {
 	switch name := unix.SignalName(unix.Signal(s)); {
 	case s == 0:
@@ -35,8 +35,8 @@ func (s Signal) AppendJSON(b []byte) []byte {
 	return append(s.AppendText(append(b, '"')), '"')
 }
 
-// ParseSignal returns the number of the signal of that name, as AppendText has it or less SIG, in
-// upper or lower case.
+// ParseSignal returns the number of the signal of that name, as AppendText has it, less SIG, or counted from
+// SIGRTMAX, as kill -l does for some; in upper or lower case.
 func ParseSignal(name string) (uint64, bool) {
 	name = strings.TrimPrefix(strings.ToUpper(name), "SIG")
 	for s := Signal(1); s <= sigRTMax; s++ {
@@ -44,5 +44,12 @@ func ParseSignal(name string) (uint64, bool) {
 			return uint64(s), true
 		}
 	}
-	return 0, false
+	if name == "RTMAX" {
+		return sigRTMax, true
+	}
+	less, err := strconv.ParseUint(strings.TrimPrefix(name, "RTMAX-"), 10, 8)
+	if err != nil || !strings.HasPrefix(name, "RTMAX-") || less > sigRTMax-sigRTMin {
+		return 0, false
+	}
+	return sigRTMax - less, true
 }

@@ -3,6 +3,8 @@ package field
 import (
 	"bytes"
 	"encoding/json"
+	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -135,6 +137,10 @@ func TestWidth(t *testing.T) {
 		"🚀":                          2,
 		"1.23µs":                     6,
 		"a …":                        3,
+		"น้ำ":                        2,
+		"क्षि":                       3,
+		"👩🏽":                         4,
+		"각":                          2,
 		"Привет":                     6,
 		strings.Repeat("x", 1<<12):   1 << 12,
 		"xxxxxxxxxxxxxxxx日":          18,
@@ -142,6 +148,27 @@ func TestWidth(t *testing.T) {
 	} {
 		if got := Width([]byte(s)); got != want {
 			t.Errorf("Width(%q) = %d, want %d", s, got, want)
+		}
+	}
+}
+
+// TestWidthOfScripts: text is as wide as the C library says that terminals draw it.
+func TestWidthOfScripts(t *testing.T) {
+	texts := []string{
+		"ภาษาไทย น้ำใจ ก็ดี", "हिन्दी क्षत्रिय में", "தமிழ் மொழி", "বাংলা ভাষা", "ລາວ", "မြန်မာ", "ខ្មែរ", "اَلْعَرَبِيَّةُ", "עִבְרִית",
+		"Việt Nam", "한국어", "한글", "日本語のﾃｽﾄ", "中文", "🚀👍🏽❤", "ʀ̈ɛ̃", "①②③", "½ ± µ",
+	}
+	for _, text := range texts {
+		cell := Text(text).AppendText(nil)
+		cmd := exec.Command("wc", "-L")
+		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+		cmd.Stdin = bytes.NewReader(cell)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Skip(err)
+		}
+		if got, want := strconv.Itoa(Width(cell)), strings.TrimSpace(string(out)); got != want {
+			t.Errorf("%s takes %s cells, want %s", cell, got, want)
 		}
 	}
 }
