@@ -82,13 +82,13 @@ int rb_bind(struct trace_event_raw_sys_exit *ctx)
 		__u16 family;
 		__be16 port;
 	} given = {};
-	struct rb_ledger *books = rb_hit();
+	struct rb_ledger *books = rb_call_hit(ctx);
 	struct rb_syscall_args args;
 	struct socket *socket;
 	struct sock *sk = NULL;
 	struct bind_event *e;
 	__u16 family = 0, bound = 0, flags = 0;
-	long ret = ctx->ret;
+	long ret = rb_syscall_ret(ctx);
 	bool inet, chosen = false;
 	__s32 len;
 	void *ring;

@@ -144,7 +144,7 @@ static __always_inline void bio_is_current(struct bio_request *r)
 SEC("raw_tp/block_io_start")
 int rb_bio_start(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct request *rq = (void *)ctx->args[0];
+	struct request *rq = (void *)rb_arg(ctx, 0);
 	struct bio_request r = {.flags = BIO_STARTED};
 
 	if (!bio_disk_is_wanted(rq))
@@ -253,49 +253,49 @@ static __always_inline int bio_merge(struct request *rq)
 SEC("raw_tp/block_rq_insert")
 int rb_bio_insert_q(struct bpf_raw_tracepoint_args *ctx)
 {
-	return bio_insert((void *)ctx->args[1]);
+	return bio_insert((void *)rb_arg(ctx, 1));
 }
 
 SEC("raw_tp/block_rq_issue")
 int rb_bio_issue_q(struct bpf_raw_tracepoint_args *ctx)
 {
-	return bio_issue((void *)ctx->args[1]);
+	return bio_issue((void *)rb_arg(ctx, 1));
 }
 
 SEC("raw_tp/block_rq_requeue")
 int rb_bio_requeue_q(struct bpf_raw_tracepoint_args *ctx)
 {
-	return bio_requeue((void *)ctx->args[1]);
+	return bio_requeue((void *)rb_arg(ctx, 1));
 }
 
 SEC("raw_tp/block_rq_merge")
 int rb_bio_merge_q(struct bpf_raw_tracepoint_args *ctx)
 {
-	return bio_merge((void *)ctx->args[1]);
+	return bio_merge((void *)rb_arg(ctx, 1));
 }
 
 SEC("raw_tp/block_rq_insert")
 int rb_bio_insert(struct bpf_raw_tracepoint_args *ctx)
 {
-	return bio_insert((void *)ctx->args[0]);
+	return bio_insert((void *)rb_arg(ctx, 0));
 }
 
 SEC("raw_tp/block_rq_issue")
 int rb_bio_issue(struct bpf_raw_tracepoint_args *ctx)
 {
-	return bio_issue((void *)ctx->args[0]);
+	return bio_issue((void *)rb_arg(ctx, 0));
 }
 
 SEC("raw_tp/block_rq_requeue")
 int rb_bio_requeue(struct bpf_raw_tracepoint_args *ctx)
 {
-	return bio_requeue((void *)ctx->args[0]);
+	return bio_requeue((void *)rb_arg(ctx, 0));
 }
 
 SEC("raw_tp/block_rq_merge")
 int rb_bio_merge(struct bpf_raw_tracepoint_args *ctx)
 {
-	return bio_merge((void *)ctx->args[0]);
+	return bio_merge((void *)rb_arg(ctx, 0));
 }
 
 #define BIO_FLAG(cmd_flags, name, flag)                                                            \

@@ -286,19 +286,19 @@ int rb_bpf(struct trace_event_raw_sys_exit *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	__u32 cpu = bpf_get_smp_processor_id(), command, size, len;
-	struct rb_ledger *books = rb_hit();
+	struct rb_ledger *books = rb_call_hit(ctx);
 	struct rb_syscall_args args;
 	union bpf_words attr = {};
 	struct bpf_scratch *s;
 	const void *from;
 	struct bpf_event *e;
-	long ret = ctx->ret;
+	long ret = rb_syscall_ret(ctx);
 	bool is_bpf;
 
 	if (!books)
 		return 0;
 	args = rb_syscall_args(ctx);
-	is_bpf = (__s32)ctx->id == NR_BPF; /* an int in some kernels, with anything behind it */
+	is_bpf = rb_nr_at_exit(ctx) == NR_BPF;
 	command = is_bpf ? (__u32)args.arg[0] & ~BPF_COMMON_ATTRS : BPF_PERF_EVENT_OPEN;
 	s = bpf_map_lookup_elem(&rb_scratch, &cpu);
 	if (!s || (rb_failed && ret >= 0) || (cmd && command != cmd - 1) ||

@@ -133,8 +133,8 @@ static __always_inline int capable(void *ctx, const struct cred *cred, struct us
 SEC("raw_tp/cap_capable")
 int rb_capable(struct bpf_raw_tracepoint_args *ctx)
 {
-	return capable(ctx, (void *)ctx->args[0], (void *)ctx->args[1], (__u32)ctx->args[3],
-		       (__s32)ctx->args[4], 0);
+	return capable(ctx, (void *)rb_arg(ctx, 0), (void *)rb_arg(ctx, 1), (__u32)rb_arg(ctx, 3),
+		       (__s32)rb_arg(ctx, 4), 0);
 }
 
 /* The result is behind the four arguments. */

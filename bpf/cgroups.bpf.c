@@ -9,6 +9,8 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
+#include "rbtrace/context.h"
+
 struct rb_cgroup_change {
 	__u64 id;
 	__u64 gone; /* 0: it came */
@@ -43,14 +45,14 @@ static __always_inline int rb_tell(struct cgroup *cgroup, __u64 gone)
 SEC("raw_tp/cgroup_mkdir")
 int rb_cgroup_mkdir(struct bpf_raw_tracepoint_args *ctx)
 {
-	return rb_tell((struct cgroup *)ctx->args[0], 0);
+	return rb_tell((struct cgroup *)rb_arg(ctx, 0), 0);
 }
 
 /* cgroup_rmdir() calls this when no task can come any more. */
 SEC("raw_tp/cgroup_rmdir")
 int rb_cgroup_rmdir(struct bpf_raw_tracepoint_args *ctx)
 {
-	return rb_tell((struct cgroup *)ctx->args[0], 1);
+	return rb_tell((struct cgroup *)rb_arg(ctx, 0), 1);
 }
 
 /* For the Go side: a type that nothing here names. */

@@ -398,10 +398,10 @@ static __always_inline void exec_with_arg(struct exec_scratch *s, struct rb_ledg
 SEC("raw_tp/sched_process_exec")
 int rb_exec(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct task_struct *task = (void *)ctx->args[0];
-	struct linux_binprm *bprm = (void *)ctx->args[2];
+	struct task_struct *task = (void *)rb_arg(ctx, 0);
+	struct linux_binprm *bprm = (void *)rb_arg(ctx, 2);
 	struct rb_ledger *books = rb_hit();
-	__u32 tid = (__u32)ctx->args[1];
+	__u32 tid = (__u32)rb_arg(ctx, 1);
 	__u64 args, len;
 	struct rb_parts parts;
 	struct exec_scratch *s;
@@ -605,9 +605,8 @@ static __always_inline bool exec_args_have_arg(struct exec_scratch *s, struct ex
 SEC("tracepoint/syscalls/sys_exit_execve")
 int rb_exec_exit(struct trace_event_raw_sys_exit *ctx)
 {
-	/* An int in some kernels, with anything behind it. */
-	const bool at = (__s32)ctx->id == NR_EXECVEAT;
-	long ret = ctx->ret;
+	const bool at = rb_nr_at_exit(ctx) == NR_EXECVEAT;
+	long ret = rb_syscall_ret(ctx);
 	struct task_struct *task = (void *)bpf_get_current_task();
 	struct rb_syscall_args args;
 	struct rb_parts parts;
@@ -621,7 +620,7 @@ int rb_exec_exit(struct trace_event_raw_sys_exit *ctx)
 	void *ring;
 	long n;
 
-	books = rb_hit();
+	books = rb_call_hit(ctx);
 	if (!books)
 		return 0;
 	s = exec_scratch();

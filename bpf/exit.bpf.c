@@ -33,7 +33,7 @@ struct exit_event {
 SEC("raw_tp/sched_process_exit")
 int rb_exit(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct task_struct *task = (void *)ctx->args[0];
+	struct task_struct *task = (void *)rb_arg(ctx, 0);
 	struct rb_ledger *books = rb_hit();
 	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
 	struct rb_process process;

@@ -25,7 +25,7 @@ __u32 rb_awaited = 0;
 SEC("raw_tp/sched_process_fork")
 int rb_follow_fork(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct task_struct *parent = (void *)ctx->args[0], *child = (void *)ctx->args[1];
+	struct task_struct *parent = (void *)rb_arg(ctx, 0), *child = (void *)rb_arg(ctx, 1);
 	__u32 parent_pid = BPF_CORE_READ(parent, tgid), pid = BPF_CORE_READ(child, tgid);
 	__u64 start;
 
@@ -40,14 +40,14 @@ int rb_follow_fork(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /*
- * exec_binprm() calls this when the new image is in place. This program is attached
- * before those of the tracers, and the tracepoint calls them in that order: they see
- * whom the exec makes a followed one.
+ * begin_new_exec() calls this when no other thread is left and the old memory is gone, some time before
+ * sched_process_exec: that the tracers see whom the exec makes a followed one does not depend on whose
+ * program is called first there. Nothing else changes the name of who is awaited.
  */
-SEC("raw_tp/sched_process_exec")
+SEC("raw_tp/task_rename")
 int rb_follow_exec(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct task_struct *task = (void *)ctx->args[0];
+	struct task_struct *task = (void *)rb_arg(ctx, 0);
 	__u32 pid = BPF_CORE_READ(task, tgid);
 	__u64 start;
 
@@ -61,7 +61,7 @@ int rb_follow_exec(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /*
- * delayed_put_task_struct() calls this when the task is gone for good: what it did
+ * delayed_put_task_struct() calls this, in a softirq, when the task is gone for good: what it did
  * while it ended, up to telling its parent, was its own. Its pid may be in use again,
  * by a process that is followed, too.
  */

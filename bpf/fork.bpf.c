@@ -26,7 +26,7 @@ SEC("raw_tp/task_newtask")
 int rb_fork(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct task_struct *child = (void *)ctx->args[0];
+	struct task_struct *child = (void *)rb_arg(ctx, 0);
 	struct rb_ledger *books = rb_hit();
 	struct fork_event *e;
 	void *ring;
@@ -42,7 +42,7 @@ int rb_fork(struct bpf_raw_tracepoint_args *ctx)
 	if (!e)
 		return 0;
 	rb_fill_head(&e->head, books, task);
-	e->flags = ctx->args[1];
+	e->flags = rb_arg(ctx, 1);
 	e->child_pid = BPF_CORE_READ(child, tgid);
 	e->child_tid = BPF_CORE_READ(child, pid);
 	rb_submit(books, ring, e);

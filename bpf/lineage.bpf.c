@@ -9,6 +9,8 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
+#include "rbtrace/context.h"
+
 #define TASK_COMM_LEN 16
 #define CLONE_THREAD  0x00010000 /* include/uapi/linux/sched.h */
 
@@ -58,8 +60,8 @@ static __always_inline void note(struct task_struct *task, __u64 flags)
 SEC("raw_tp/task_newtask")
 int rb_lineage_fork(struct bpf_raw_tracepoint_args *ctx)
 {
-	if (!(ctx->args[1] & CLONE_THREAD))
-		note((void *)ctx->args[0], BPF_ANY);
+	if (!(rb_arg(ctx, 1) & CLONE_THREAD))
+		note((void *)rb_arg(ctx, 0), BPF_ANY);
 	return 0;
 }
 
@@ -67,12 +69,12 @@ int rb_lineage_fork(struct bpf_raw_tracepoint_args *ctx)
 SEC("raw_tp/task_rename")
 int rb_lineage_rename(struct bpf_raw_tracepoint_args *ctx)
 {
-	struct task_struct *task = (void *)ctx->args[0];
+	struct task_struct *task = (void *)rb_arg(ctx, 0);
 	struct rb_process p = process_of(task);
 	struct rb_descent *d = bpf_map_lookup_elem(&rb_descents, &p);
 
 	if (d && BPF_CORE_READ(task, pid) == p.pid)
-		bpf_probe_read_kernel_str(d->comm, sizeof(d->comm), (void *)ctx->args[1]);
+		bpf_probe_read_kernel_str(d->comm, sizeof(d->comm), (void *)rb_arg(ctx, 1));
 	return 0;
 }
 

@@ -28,12 +28,12 @@ SEC("tracepoint/syscalls/sys_exit_listen")
 int rb_listen(struct trace_event_raw_sys_exit *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct rb_ledger *books = rb_hit();
+	struct rb_ledger *books = rb_call_hit(ctx);
 	struct rb_syscall_args args;
 	struct socket *socket;
 	struct sock *sk = NULL;
 	struct listen_event *e;
-	long ret = ctx->ret;
+	long ret = rb_syscall_ret(ctx);
 	void *ring;
 
 	if (!books)

@@ -102,14 +102,14 @@ static __always_inline int module_event(struct module *module, __u32 flags)
 SEC("raw_tp/module_load")
 int rb_module_load(struct bpf_raw_tracepoint_args *ctx)
 {
-	return module_event((void *)ctx->args[0], 0);
+	return module_event((void *)rb_arg(ctx, 0), 0);
 }
 
 /* free_module() begins with this: of delete_module, and of a load whose init failed. */
 SEC("raw_tp/module_free")
 int rb_module_free(struct bpf_raw_tracepoint_args *ctx)
 {
-	return module_event((void *)ctx->args[0], MODULE_UNLOAD);
+	return module_event((void *)rb_arg(ctx, 0), MODULE_UNLOAD);
 }
 
 #if defined(__TARGET_ARCH_x86)
@@ -126,12 +126,12 @@ int rb_module_exit(struct trace_event_raw_sys_exit *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	__u32 cpu = bpf_get_smp_processor_id(), len = 0, params_len = 0, file_len;
-	struct rb_ledger *books = rb_hit();
+	struct rb_ledger *books = rb_call_hit(ctx);
 	struct rb_syscall_args args;
 	struct module_scratch *s;
 	struct module_event *e;
 	struct file *file = NULL;
-	long ret = ctx->ret, n;
+	long ret = rb_syscall_ret(ctx), n;
 	__u64 params = 0;
 
 	if (!books)
@@ -151,8 +151,7 @@ int rb_module_exit(struct trace_event_raw_sys_exit *ctx)
 	e->unused = 0;
 	__builtin_memset(e->name, 0, sizeof(e->name));
 	args = rb_syscall_args(ctx);
-	/* An int in some kernels, with anything behind it. */
-	switch ((__s32)ctx->id) {
+	switch (rb_nr_at_exit(ctx)) {
 	case NR_INIT_MODULE:
 		e->call = MODULE_INIT;
 		params = args.arg[2];

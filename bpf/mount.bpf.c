@@ -139,7 +139,7 @@ static __always_inline void mount_read_attr(struct mount_event *e, __u64 address
 SEC("tracepoint/syscalls/sys_enter_mount")
 int rb_mount_enter(struct trace_event_raw_sys_enter *ctx)
 {
-	return rb_span_begins();
+	return rb_span_begins(ctx);
 }
 
 SEC("raw_tp/sched_process_exit")
@@ -155,11 +155,11 @@ int rb_mount(struct trace_event_raw_sys_exit *ctx)
 	struct mount_text src = {.dirfd = AT_FDCWD}, dst = {.dirfd = AT_FDCWD};
 	__u64 fstype = 0, key = 0, data = 0;
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct rb_ledger *books = rb_hit();
+	struct rb_ledger *books = rb_call_hit(ctx);
 	struct rb_scratch_slot *s = rb_scratch_slot();
 	struct rb_syscall_args args;
 	struct mount_event *e;
-	long ret = ctx->ret;
+	long ret = rb_syscall_ret(ctx);
 	__u64 lat;
 
 	if (!books)
@@ -183,8 +183,7 @@ int rb_mount(struct trace_event_raw_sys_exit *ctx)
 	e->aux = 0;
 	e->call = MOUNT_MOUNT;
 	e->mnt_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
-	/* An int in some kernels, with anything behind it. */
-	switch ((__s32)ctx->id) {
+	switch (rb_nr_at_exit(ctx)) {
 	case NR_MOUNT:
 		e->flags = args.arg[3];
 		src.address = args.arg[0];

@@ -132,7 +132,7 @@ int rb_oomkill(struct bpf_raw_tracepoint_args *ctx)
 	 */
 	if (!bpf_core_field_offset(struct trace_event_raw_mark_victim, oom_score_adj))
 		return 0;
-	return oomkill((void *)ctx->args[0], NULL);
+	return oomkill((void *)rb_arg(ctx, 0), NULL);
 }
 
 /*

@@ -125,8 +125,7 @@ static __always_inline struct open_call open_call(struct trace_event_raw_sys_exi
 	struct open_call call = {.dirfd = AT_FDCWD};
 	struct open_how how = {};
 
-	/* An int in some kernels, with anything behind it. */
-	switch ((__s32)ctx->id) {
+	switch (rb_nr_at_exit(ctx)) {
 	case OPEN_NR_OPENAT:
 		call.dirfd = (__s32)regs.arg[0];
 		call.file = (void *)regs.arg[1];
@@ -331,10 +330,10 @@ int rb_open(struct trace_event_raw_sys_exit *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	__u32 cpu = bpf_get_smp_processor_id();
-	struct rb_ledger *books = rb_hit();
+	struct rb_ledger *books = rb_call_hit(ctx);
 	struct open_scratch *s;
 	struct open_call call;
-	long ret = ctx->ret;
+	long ret = rb_syscall_ret(ctx);
 	int len;
 
 	if (!books)

@@ -71,11 +71,11 @@ SEC("tracepoint/syscalls/sys_exit_ptrace")
 int rb_ptrace(struct trace_event_raw_sys_exit *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct rb_ledger *books = rb_hit();
+	struct rb_ledger *books = rb_call_hit(ctx);
 	struct task_struct *target;
 	struct rb_syscall_args args;
 	struct ptrace_event *e;
-	long ret = ctx->ret;
+	long ret = rb_syscall_ret(ctx);
 	void *ring;
 
 	if (!books)

@@ -41,9 +41,9 @@ int rb_rename(struct trace_event_raw_sys_exit *ctx)
 {
 	struct rb_names_call call = {.old_dirfd = AT_FDCWD, .new_dirfd = AT_FDCWD};
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct rb_ledger *books = rb_hit();
+	struct rb_ledger *books = rb_call_hit(ctx);
 	struct rb_syscall_args args;
-	long ret = ctx->ret;
+	long ret = rb_syscall_ret(ctx);
 
 	if (!books)
 		return 0;
@@ -52,8 +52,7 @@ int rb_rename(struct trace_event_raw_sys_exit *ctx)
 		return 0;
 	}
 	args = rb_syscall_args(ctx);
-	/* An int in some kernels, with anything behind it. */
-	switch ((__s32)ctx->id) {
+	switch (rb_nr_at_exit(ctx)) {
 	case NR_RENAME:
 		call.call = RENAME_RENAME;
 		call.old = args.arg[0];

@@ -151,9 +151,10 @@ int rb_setuid_enter(struct trace_event_raw_sys_enter *ctx)
 	struct setuid_begin begin = {};
 	__u64 key = (__u64)task;
 
+	if (!rb_call_enters(ctx))
+		return 0;
 	rb_who_of_current(&begin.who, task);
-	/* An int in some kernels, with anything behind it. */
-	setuid_read(&begin.ids, task, setuid_call((__s32)ctx->id));
+	setuid_read(&begin.ids, task, setuid_call(rb_nr_at_entry(ctx)));
 	begin.wanted = rb_task_is_wanted(task);
 	/* Where there is no room, the exit finds no call. */
 	bpf_map_update_elem(&rb_setuid_calls, &key, &begin, BPF_ANY);
@@ -165,12 +166,12 @@ SEC("tracepoint/syscalls/sys_exit_setuid")
 int rb_setuid(struct trace_event_raw_sys_exit *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct rb_ledger *books = rb_hit();
+	struct rb_ledger *books = rb_call_hit(ctx);
 	struct setuid_begin *begin;
 	struct rb_syscall_args args;
 	__u64 key = (__u64)task;
 	struct setuid_event *e;
-	long ret = ctx->ret;
+	long ret = rb_syscall_ret(ctx);
 	bool wanted;
 	void *ring;
 
@@ -206,7 +207,7 @@ int rb_setuid(struct trace_event_raw_sys_exit *ctx)
 	else
 		rb_fill_head(&e->head, books, task);
 	e->ret = ret;
-	e->call = setuid_call((__s32)ctx->id);
+	e->call = setuid_call(rb_nr_at_exit(ctx));
 	e->args[0] = args.arg[0];
 	e->args[1] = args.arg[1];
 	e->args[2] = args.arg[2];

@@ -24,6 +24,7 @@ const volatile __u32 signal = 0; /* 0: any */
 #define SI_USER	  0
 #define SI_KERNEL 0x80
 #define SI_TIMER  (-2)
+#define SI_SIGIO  (-5)
 
 enum signal_flags {
 	SIGNAL_GROUP = 1 << 0,	/* to a process, not to one of its threads */
@@ -56,9 +57,9 @@ struct signal_event {
 
 /*
  * __send_signal_locked() calls this for every signal, at its end, whether it was
- * queued or not. current is who sends it, or was interrupted by what does: a timer. Those
- * of timer_create() come with SI_TIMER, the one code below 0 that only the kernel should
- * give; a process that queues a signal can give it, too.
+ * queued or not. current is who sends it, or was interrupted by what does: a timer. By
+ * sigaction(2) codes above 0 are the kernel's, and of those below SI_TIMER, SI_MESGQ,
+ * SI_ASYNCIO and SI_SIGIO; a process that queues a signal can give these, too.
  */
 SEC("raw_tp/signal_generate")
 int rb_signal(struct bpf_raw_tracepoint_args *ctx)
@@ -97,7 +98,7 @@ int rb_signal(struct bpf_raw_tracepoint_args *ctx)
 		e->code = BPF_CORE_READ(info, si_code);
 	if (ctx->args[3])
 		e->head.flags |= SIGNAL_GROUP;
-	if (e->code > 0 || e->code == SI_TIMER)
+	if (e->code > 0 || (e->code <= SI_TIMER && e->code >= SI_SIGIO))
 		e->head.flags |= SIGNAL_KERNEL;
 	rb_submit(books, ring, e);
 	return 0;
@@ -177,18 +178,17 @@ SEC("tracepoint/syscalls/sys_exit_kill")
 int rb_signal_exit(struct trace_event_raw_sys_exit *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct rb_ledger *books = rb_hit();
+	struct rb_ledger *books = rb_call_hit(ctx);
 	struct rb_syscall_args args;
 	struct signal_event *e;
 	struct signal_call call;
-	long ret = ctx->ret;
+	long ret = rb_syscall_ret(ctx);
 	void *ring;
 
 	if (!books)
 		return 0;
 	args = rb_syscall_args(ctx);
-	/* An int in some kernels, with anything behind it. */
-	call = signal_call((__s32)ctx->id, &args);
+	call = signal_call(rb_nr_at_exit(ctx), &args);
 	if (ret >= 0 || (signal && (__u32)call.sig != signal - 1) || !rb_task_is_wanted(task)) {
 		RB_COUNT(books, filtered);
 		return 0;

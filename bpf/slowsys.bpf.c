@@ -74,9 +74,7 @@ static __always_inline bool slowsys_returns(const struct slowsys_call *call)
 
 static __always_inline bool slowsys_is_wanted(const struct slowsys_call *call)
 {
-	bool compat = call->abi == RB_ABI_I386 || call->abi == RB_ABI_ARM;
-
-	if (by_syscall && call->nr != (compat ? syscall_nr32 : syscall_nr))
+	if (by_syscall && call->nr != (rb_abi_is_32bit(call->abi) ? syscall_nr32 : syscall_nr))
 		return false;
 	return slowsys_returns(call); /* exit and exit_group do not */
 }
@@ -88,7 +86,7 @@ int rb_slowsys_enter(struct bpf_raw_tracepoint_args *ctx)
 	struct slowsys_call call;
 	__u64 key = (__u64)task;
 
-	call = slowsys_call(task, (void *)ctx->args[0], (__u32)ctx->args[1]);
+	call = slowsys_call(task, (void *)rb_arg(ctx, 0), (__u32)rb_arg(ctx, 1));
 	if (!slowsys_is_wanted(&call) || !rb_task_is_wanted(task))
 		return 0;
 	call.start = bpf_ktime_get_ns();
@@ -110,7 +108,7 @@ int rb_slowsys(struct bpf_raw_tracepoint_args *ctx)
 	struct task_struct *task = (void *)bpf_get_current_task();
 	struct rb_ledger *books = rb_hit();
 	struct slowsys_call *found, call;
-	__s64 ret = (__s64)ctx->args[1];
+	__s64 ret = (__s64)rb_arg(ctx, 1);
 	__u64 key = (__u64)task, latency;
 	struct slowsys_event *e;
 	void *ring;
@@ -125,7 +123,7 @@ int rb_slowsys(struct bpf_raw_tracepoint_args *ctx)
 	call = *found;
 	bpf_map_delete_elem(&rb_slowsys_calls, &key);
 	latency = bpf_ktime_get_ns() - call.start;
-	if (call.abi == RB_ABI_I386 || call.abi == RB_ABI_ARM)
+	if (rb_abi_is_32bit(call.abi))
 		ret = (__s32)ret;
 	/* IS_ERR_VALUE(): a large number may be an address */
 	if (latency < min_ns || (rb_failed && (!rb_has_failed(ret) || ret < -4095))) {
@@ -149,7 +147,7 @@ int rb_slowsys(struct bpf_raw_tracepoint_args *ctx)
 SEC("raw_tp/sched_process_exit")
 int rb_slowsys_end(struct bpf_raw_tracepoint_args *ctx)
 {
-	__u64 key = ctx->args[0];
+	__u64 key = rb_arg(ctx, 0);
 
 	bpf_map_delete_elem(&rb_slowsys_calls, &key);
 	return 0;

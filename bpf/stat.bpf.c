@@ -56,11 +56,11 @@ SEC("tracepoint/syscalls/sys_exit_statx")
 int rb_stat(struct trace_event_raw_sys_exit *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct rb_ledger *books = rb_hit();
+	struct rb_ledger *books = rb_call_hit(ctx);
 	struct rb_scratch_slot *s = rb_scratch_slot();
 	struct rb_syscall_args args;
 	struct stat_event *e;
-	long ret = ctx->ret;
+	long ret = rb_syscall_ret(ctx);
 	__s32 dirfd = AT_FDCWD;
 	__u32 flags = 0;
 	__u64 file;
@@ -78,8 +78,7 @@ int rb_stat(struct trace_event_raw_sys_exit *ctx)
 	e->ret = ret;
 	e->call = STAT_STAT;
 	e->unused = 0;
-	/* An int in some kernels, with anything behind it. */
-	switch ((__s32)ctx->id) {
+	switch (rb_nr_at_exit(ctx)) {
 	case NR_STAT:
 		break;
 	case NR_LSTAT:

@@ -62,7 +62,7 @@ struct sync_event {
 SEC("tracepoint/syscalls/sys_enter_fsync")
 int rb_sync_enter(struct trace_event_raw_sys_enter *ctx)
 {
-	return rb_span_begins();
+	return rb_span_begins(ctx);
 }
 
 SEC("raw_tp/sched_process_exit")
@@ -76,11 +76,11 @@ SEC("tracepoint/syscalls/sys_exit_fsync")
 int rb_sync(struct trace_event_raw_sys_exit *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct rb_ledger *books = rb_hit();
+	struct rb_ledger *books = rb_call_hit(ctx);
 	struct rb_scratch_slot *s = rb_scratch_slot();
 	struct rb_syscall_args args;
 	struct sync_event *e;
-	long ret = ctx->ret;
+	long ret = rb_syscall_ret(ctx);
 	bool has_fd = true;
 	__s32 fd = -1;
 	__u64 lat;
@@ -102,8 +102,7 @@ int rb_sync(struct trace_event_raw_sys_exit *ctx)
 	e->ret = ret;
 	e->flags = 0;
 	e->call = SYNC_SYNC;
-	/* An int in some kernels, with anything behind it. */
-	switch ((__s32)ctx->id) {
+	switch (rb_nr_at_exit(ctx)) {
 	case NR_SYNC:
 		has_fd = false;
 		break;

@@ -108,9 +108,9 @@ int rb_tcpconnect_enter(struct trace_event_raw_sys_enter *ctx)
 	struct socket *socket;
 	struct sock *sk;
 
-	if (!rb_task_is_wanted(task))
+	if (!rb_call_enters(ctx) || !rb_task_is_wanted(task))
 		return 0;
-	socket = rb_socket_of_fd(task, (__s32)ctx->args[0]);
+	socket = rb_socket_of_fd(task, (__s32)rb_syscall_args(ctx).arg[0]);
 	sk = tcpconnect_sock(socket);
 	if (!sk)
 		return 0;
@@ -146,10 +146,10 @@ static __always_inline void tcpconnect_begin(const struct sock *sk)
 SEC("raw_tp/inet_sock_set_state")
 int rb_tcpconnect(struct bpf_raw_tracepoint_args *ctx)
 {
-	const struct sock *sk = (void *)ctx->args[0];
+	const struct sock *sk = (void *)rb_arg(ctx, 0);
 	__u32 tid = (__u32)bpf_get_current_pid_tgid();
 	struct tcpconnect_attempt attempt, *known;
-	int new = (int)ctx->args[2], error;
+	int new = (int)rb_arg(ctx, 2), error;
 	struct tcpconnect_call *call;
 	struct rb_sock sock;
 	struct rb_ledger *books;
@@ -267,12 +267,12 @@ SEC("tracepoint/syscalls/sys_exit_connect")
 int rb_tcpconnect_exit(struct trace_event_raw_sys_exit *ctx)
 {
 	__u32 tid = (__u32)bpf_get_current_pid_tgid();
-	struct rb_ledger *books = rb_hit();
+	struct rb_ledger *books = rb_call_hit(ctx);
 	struct tcpconnect_attempt attempt, *known;
 	struct tcpconnect_call call = {}, *here;
 	struct rb_syscall_args args;
 	const struct sock *sk;
-	long ret = ctx->ret;
+	long ret = rb_syscall_ret(ctx);
 
 	if (!books)
 		return 0;

@@ -111,8 +111,8 @@ static __always_inline int tcpdrop(void *ctx, const struct sk_buff *skb, __u64 a
 SEC("raw_tp/kfree_skb")
 int rb_tcpdrop_socket(struct bpf_raw_tracepoint_args *ctx)
 {
-	return tcpdrop(ctx, (void *)ctx->args[0], ctx->args[1], (__u32)ctx->args[2],
-		       (void *)ctx->args[3]);
+	return tcpdrop(ctx, (void *)rb_arg(ctx, 0), rb_arg(ctx, 1), (__u32)rb_arg(ctx, 2),
+		       (void *)rb_arg(ctx, 3));
 }
 
 SEC("raw_tp/kfree_skb")
@@ -121,8 +121,8 @@ int rb_tcpdrop(struct bpf_raw_tracepoint_args *ctx)
 	__u32 reason = 0;
 
 	if (bpf_core_type_exists(enum skb_drop_reason))
-		reason = (__u32)ctx->args[2];
-	return tcpdrop(ctx, (void *)ctx->args[0], ctx->args[1], reason, NULL);
+		reason = (__u32)rb_arg(ctx, 2);
+	return tcpdrop(ctx, (void *)rb_arg(ctx, 0), rb_arg(ctx, 1), reason, NULL);
 }
 
 /* For the Go side: a type that nothing here names. */

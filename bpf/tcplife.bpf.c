@@ -54,8 +54,8 @@ static __always_inline __u64 tcplife_rx(const struct sock *sk)
 SEC("raw_tp/inet_sock_set_state")
 int rb_tcplife(struct bpf_raw_tracepoint_args *ctx)
 {
-	const struct sock *sk = (void *)ctx->args[0];
-	int old = (int)ctx->args[1], new = (int)ctx->args[2], error;
+	const struct sock *sk = (void *)rb_arg(ctx, 0);
+	int old = (int)rb_arg(ctx, 1), new = (int)rb_arg(ctx, 2), error;
 	__u64 now = bpf_ktime_get_boot_ns();
 	struct tcplife_event *e;
 	struct rb_ledger *books;

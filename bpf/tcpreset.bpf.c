@@ -45,8 +45,8 @@ struct {
 SEC("raw_tp/inet_sock_set_state")
 int rb_owner_state(struct bpf_raw_tracepoint_args *ctx)
 {
-	const struct sock *sk = (void *)ctx->args[0];
-	int old = (int)ctx->args[1], new = (int)ctx->args[2];
+	const struct sock *sk = (void *)rb_arg(ctx, 0);
+	int old = (int)rb_arg(ctx, 1), new = (int)rb_arg(ctx, 2);
 	struct tcpreset_closed closed;
 	__u64 key = (__u64)sk;
 
@@ -131,15 +131,15 @@ int rb_tcpreset_sent(struct bpf_raw_tracepoint_args *ctx)
 	__u32 reason = 0;
 
 	if (bpf_core_type_exists(enum sk_rst_reason))
-		reason = (__u32)ctx->args[2];
-	return tcpreset((void *)ctx->args[0], (void *)ctx->args[1], true, reason);
+		reason = (__u32)rb_arg(ctx, 2);
+	return tcpreset((void *)rb_arg(ctx, 0), (void *)rb_arg(ctx, 1), true, reason);
 }
 
 /* tcp_reset() calls this, before it does anything else. */
 SEC("raw_tp/tcp_receive_reset")
 int rb_tcpreset_received(struct bpf_raw_tracepoint_args *ctx)
 {
-	return tcpreset((void *)ctx->args[0], NULL, false, 0);
+	return tcpreset((void *)rb_arg(ctx, 0), NULL, false, 0);
 }
 
 /* For the Go side: a type that nothing here names. */

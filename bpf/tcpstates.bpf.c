@@ -31,8 +31,8 @@ struct tcpstates_event {
 SEC("raw_tp/inet_sock_set_state")
 int rb_tcpstates(struct bpf_raw_tracepoint_args *ctx)
 {
-	const struct sock *sk = (void *)ctx->args[0];
-	int old = (int)ctx->args[1], new = (int)ctx->args[2];
+	const struct sock *sk = (void *)rb_arg(ctx, 0);
+	int old = (int)rb_arg(ctx, 1), new = (int)rb_arg(ctx, 2);
 	__u64 now = bpf_ktime_get_boot_ns();
 	struct rb_ledger *books = rb_hit();
 	struct tcpstates_event *e;

@@ -51,11 +51,11 @@ struct unlink_event {
 static __always_inline int unlink(struct trace_event_raw_sys_exit *ctx, struct task_struct *task,
 				  __u64 age)
 {
-	struct rb_ledger *books = rb_hit();
+	struct rb_ledger *books = rb_call_hit(ctx);
 	struct rb_scratch_slot *s = rb_scratch_slot();
 	struct rb_syscall_args args;
 	struct unlink_event *e;
-	long ret = ctx->ret;
+	long ret = rb_syscall_ret(ctx);
 	__s32 dirfd = AT_FDCWD;
 	__u64 file;
 
@@ -74,8 +74,7 @@ static __always_inline int unlink(struct trace_event_raw_sys_exit *ctx, struct t
 	e->call = UNLINK_UNLINK;
 	e->unused = 0;
 	e->age = age;
-	/* An int in some kernels, with anything behind it. */
-	switch ((__s32)ctx->id) {
+	switch (rb_nr_at_exit(ctx)) {
 	case NR_UNLINK:
 		break;
 	case NR_RMDIR:
@@ -166,7 +165,7 @@ int rb_unlink_enter(struct trace_event_raw_sys_enter *ctx)
 	struct task_struct *task = (void *)bpf_get_current_task();
 	__u64 key = (__u64)task, age = 0;
 
-	if (rb_task_is_wanted(task))
+	if (rb_call_enters(ctx) && rb_task_is_wanted(task))
 		bpf_map_update_elem(&rb_unlink_ages, &key, &age, BPF_ANY);
 	return 0;
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rbtrace/rbtrace/internal/kernel"
 )
 
 // awaitName is the argv[0] under which this program waits to become a traced
@@ -45,8 +48,8 @@ func await() int {
 	if _, err := start.Read(b[:]); err != nil {
 		return exitError
 	}
-	err := unix.Exec(os.Args[1], os.Args[2:], os.Environ())
-	fmt.Fprint(report, err)
+	errno, _ := errors.AsType[unix.Errno](unix.Exec(os.Args[1], os.Args[2:], os.Environ())) // it returns no others
+	fmt.Fprint(report, int(errno))
 	return exitError
 }
 
@@ -62,39 +65,14 @@ type command struct {
 	begins chan struct{} // closed when it has, or has failed to
 	ran    atomic.Bool   // it is the command, and no longer waits to become it
 	told   atomic.Bool   // to end, by a signal
+	ended  bool          // it went on after the trace, and was told to end
 	done   chan struct{} // closed when the command has ended
 	err    error         // of Wait, once done
 }
 
-// credential is that of a user by number or name: with the user's groups, where
-// this machine knows them.
-func credential(name string) (*syscall.Credential, error) {
-	uid, u, err := lookupUser(name)
-	if err != nil {
-		return nil, err
-	}
-	if u == nil {
-		return &syscall.Credential{Uid: uid, Gid: uid}, nil
-	}
-	ids, err := u.GroupIds()
-	if err != nil {
-		return nil, fmt.Errorf("looking up the groups of %s: %w", name, err)
-	}
-	var numbers []uint32
-	for _, id := range append([]string{u.Gid}, ids...) {
-		n, err := strconv.ParseUint(id, 10, 32)
-		if err != nil {
-			return nil, fmt.Errorf("looking up %s: %w", name, err)
-		}
-		numbers = append(numbers, uint32(n))
-	}
-	return &syscall.Credential{Uid: uid, Gid: numbers[0], Groups: numbers[1:]}, nil
-}
-
-// newCommand starts a process that will become the command, run by user as: empty
-// for whoever runs this. What it writes to standard output goes to standard error,
-// since standard output is for events.
-func newCommand(args []string, as string) (*command, error) {
+// newCommand starts a process that will become the command, with that standard output, run by user
+// as: empty for whoever runs this.
+func newCommand(args []string, as string, stdout io.Writer) (*command, error) {
 	var attr syscall.SysProcAttr
 	if as != "" {
 		var err error
@@ -103,8 +81,8 @@ func newCommand(args []string, as string) (*command, error) {
 		}
 	}
 	path, err := exec.LookPath(args[0])
-	if err != nil {
-		return nil, fmt.Errorf("the command cannot be run: %w", err)
+	if err != nil && !errors.Is(err, exec.ErrDot) { // PATH says so
+		return nil, notRun(fmt.Errorf("the command cannot be run: %w", err))
 	}
 	startR, startW, err := os.Pipe()
 	if err != nil {
@@ -121,7 +99,7 @@ func newCommand(args []string, as string) (*command, error) {
 		name: args[0], path: path, as: as, start: startW, report: reportR, begins: make(chan struct{}), done: make(chan struct{}),
 		cmd: &exec.Cmd{
 			Path: "/proc/self/exe", Args: append([]string{awaitName, path}, args...),
-			Stdin: os.Stdin, Stdout: os.Stderr, Stderr: os.Stderr,
+			Stdin: os.Stdin, Stdout: stdout, Stderr: os.Stderr,
 			ExtraFiles: []*os.File{startR, reportW}, SysProcAttr: &attr,
 		},
 	}
@@ -162,11 +140,12 @@ func (c *command) run() error {
 	if err != nil {
 		return fmt.Errorf("starting the command: %w", err)
 	}
-	if len(text) > 0 {
+	if errno, err := strconv.Atoi(string(text)); err == nil {
+		how := ""
 		if c.as != "" {
-			return fmt.Errorf("running %s as %s: %s", c.path, c.as, text)
+			how = " as " + c.as
 		}
-		return fmt.Errorf("running %s: %s", c.path, text)
+		return notRun(fmt.Errorf("running %s%s: %w", c.path, how, unix.Errno(errno)))
 	}
 	c.ran.Store(true)
 	return nil
@@ -243,6 +222,7 @@ func (c *command) end() string {
 	if c.endsWithin(0) {
 		return c.status()
 	}
+	c.ended = true
 	_ = c.cmd.Process.Signal(syscall.SIGTERM) // it may have ended in between
 	if c.endsWithin(2 * time.Second) {
 		return c.status()
@@ -250,11 +230,65 @@ func (c *command) end() string {
 	return fmt.Sprintf("still runs, as process %d, although it was told to end", c.pid())
 }
 
+// outcome returns a commandError where the command has failed by itself, and another where it was not run. It comes
+// after end.
+func (c *command) outcome() error {
+	if !c.ran.Load() { // what has ended is the process that was to become it
+		return fmt.Errorf("%s was not run: tracing ended before", c.name)
+	}
+	failed, ok := errors.AsType[*exec.ExitError](c.err)
+	if c.ended || !ok {
+		return nil
+	}
+	status, _ := failed.Sys().(syscall.WaitStatus)
+	if status.Signaled() {
+		return &commandError{signal: status.Signal()}
+	}
+	return &commandError{status: status.ExitStatus()}
+}
+
+// commandError ends rbtrace as COMMAND has ended, or says why that was not run.
+type commandError struct {
+	status int
+	signal syscall.Signal // that has killed it; 0: none
+	why    error          // nil: it was run, and its end has been told
+}
+
+// notRun is the error of a command that cannot be run. The statuses are env's and the shell's.
+func notRun(why error) error {
+	if errors.Is(why, fs.ErrNotExist) || errors.Is(why, exec.ErrNotFound) {
+		return &commandError{status: 127, why: why}
+	}
+	return &commandError{status: 126, why: why}
+}
+
+func (e *commandError) Error() string {
+	if e.why == nil {
+		return "the command has failed"
+	}
+	return e.why.Error()
+}
+
+func (e *commandError) Unwrap() error { return e.why }
+
+// exitStatus returns what this process is to exit with, unless a signal that has killed the command can kill it, too.
+func (e *commandError) exitStatus() int {
+	if e.signal == 0 {
+		return e.status
+	}
+	kernel.DieBy(e.signal)
+	return 128 + int(e.signal)
+}
+
 func (c *command) endsWithin(d time.Duration) bool {
 	select {
 	case <-c.done:
-		return true
 	case <-time.After(d):
+	}
+	select { // of two that are ready, either may have been taken
+	case <-c.done:
+		return true
+	default:
 		return false
 	}
 }

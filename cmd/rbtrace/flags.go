@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -29,13 +28,10 @@ import (
 	"github.com/rbtrace/rbtrace/internal/wire"
 )
 
-// defaultRings is the size of all rings together: room for a burst of some ten
-// thousand events while the reader is not scheduled. smallestRing is that of each,
-// where there are many. Memory is charged for them, but a page costs time only once
-// it is used.
+// What the thread that reads has of busy CPUs: see kernel.Prefer.
 const (
-	defaultRings = 8 << 20
-	smallestRing = 256 << 10
+	readerHigh   = "high"
+	readerNormal = "normal"
 )
 
 // maxHash bounds the N of --topology hash:N.
@@ -62,6 +58,7 @@ type traceFlags struct {
 	bufferSize string
 	topology   string
 	wakeup     string
+	reader     string
 	stats      seconds
 	failOnLoss bool
 	write      string
@@ -111,11 +108,12 @@ func (f *traceFlags) register(flags *pflag.FlagSet, tracers ...*tracer.Tracer) {
 	flags.StringVar(&f.time, "time", field.TimeWall.String(), "`HOW` the table shows times: "+strings.Join(field.TimeModes(), ", "))
 	flags.StringVarP(&f.write, "write", "w", "", "record to `FILE`, for rbtrace replay, and print nothing but the ledger; - is standard output")
 	flags.StringVar(&f.topology, "topology", "shared", "`RINGS`: shared (one, one order over all CPUs), percpu, hash:N (N rings, by process), cgroup (one for each; a noisy one fills its own)")
-	flags.StringVar(&f.bufferSize, "buffer-size", "", "`SIZE` of each ring buffer: a power of two, such as 512K or 8M (default: 8M for all together, 256K at least)")
+	flags.StringVar(&f.bufferSize, "buffer-size", "", "`SIZE` of each ring buffer: a power of two, such as 512K or 8M (default: 8M for all together, but 1M of each at least, and with cgroup as memory allows)")
 	flags.StringVar(&f.wakeup, "wakeup", "auto", "`WHEN` records wake rbtrace: auto (the kernel decides), every, bytes=SIZE (when so much waits), interval=TIME (never: it looks by itself)")
+	flags.StringVar(&f.reader, "reader-priority", readerHigh, "`PRIORITY` of the thread that reads: high (a nice value of -10, where that is permitted; less is lost while all CPUs are busy) or normal")
 	flags.BoolVar(&f.failOnLoss, "fail-on-loss", false, "end at the first event that is lost")
 	flags.Var(&f.stats, "stats", "print rates and the ring's fill to standard error, at this `INTERVAL`")
-	hook := "`KIND` of hook: auto, tracepoint, fentry, kprobe or uprobe"
+	hook := "`KIND` of hook: " + anyHook()
 	if len(tracers) > 1 {
 		hook += "; a tracer without it takes another one, or with " + allTracers + " is left out"
 	}
@@ -186,6 +184,9 @@ func (f *traceFlags) plan(tracers []*tracer.Tracer, changed func(string) bool, w
 	}
 	if err := parseWakeup(f.wakeup, p); err != nil {
 		return nil, usagef("--wakeup: %w", err)
+	}
+	if f.reader != readerHigh && f.reader != readerNormal {
+		return nil, usagef("--reader-priority: unknown priority %q: want %s or %s", f.reader, readerHigh, readerNormal)
 	}
 	p.consume.MaxEvents, p.consume.StatsEvery, p.consume.FailOnLoss = f.maxEvents, time.Duration(f.stats), f.failOnLoss
 	for name, value := range f.params {
@@ -280,22 +281,8 @@ func (f *traceFlags) rings(p *plan, sized bool) (err error) {
 		}
 		return nil
 	}
-	rings := uint64(1)
-	switch p.attach.Topology {
-	case attach.Hash:
-		rings = uint64(p.attach.Rings)
-	case attach.PerCPU:
-		cpus, err := kernel.OnlineCPUs()
-		if err != nil {
-			return err
-		}
-		rings = uint64(len(cpus))
-	case attach.PerCgroup: // there may be hundreds
-		rings = defaultRings
-	}
-	below, _ := ringbuf.NearestSizes(max(defaultRings/rings, smallestRing))
-	p.attach.RingSize = uint32(below)
-	return nil
+	p.attach.RingSize, err = attach.DefaultRingSize(p.attach.Topology, p.attach.Rings)
+	return err
 }
 
 // parseTopology reads which rings there are to be, and the N of hash:N.
@@ -388,20 +375,6 @@ func threadError(flag string, id uint32) error {
 	return fmt.Errorf("--%s: %d is a thread of process %d: take --tid %d or --%s %d", flag, id, process, id, flag, process)
 }
 
-// lookupUser finds a user by number or name. u is nil where this machine does not know
-// the number.
-func lookupUser(name string) (uid uint32, u *user.User, err error) {
-	if id, err := strconv.ParseUint(name, 10, 32); err == nil && id != math.MaxUint32 {
-		u, _ := user.LookupId(name)
-		return uint32(id), u, nil
-	}
-	if u, err = user.Lookup(name); err != nil {
-		return 0, nil, fmt.Errorf("no user %q on this machine (a number works without one)", name)
-	}
-	id, err := strconv.ParseUint(u.Uid, 10, 32)
-	return uint32(id), u, err
-}
-
 // cgroupDir returns the directory of a cgroup of the unified hierarchy. path is
 // relative to where that is mounted, or absolute: below the mount, or the way
 // /proc/PID/cgroup writes it.
@@ -460,6 +433,22 @@ func parseWakeup(text string, p *plan) error {
 	return nil
 }
 
+// hookNames are what --hook takes.
+func hookNames() []string {
+	names := []string{"auto"}
+	for _, kind := range tracer.Kinds() {
+		names = append(names, string(kind))
+	}
+	return names
+}
+
+// anyHook says in words what --hook takes.
+func anyHook() string {
+	names := hookNames()
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " or " + names[last]
+}
+
 // hooksOf returns what hooks t has, for failures or not: those of that kind alone, and in
 // words the kinds of all.
 func hooksOf(t *tracer.Tracer, kind tracer.HookKind, failed bool) (hooks []tracer.Hook, all string) {
@@ -473,7 +462,7 @@ func hooksOf(t *tracer.Tracer, kind tracer.HookKind, failed bool) (hooks []trace
 			hooks = append(hooks, h)
 		}
 	}
-	return hooks, strings.Join(kinds, " and ")
+	return hooks, strings.Join(kinds, ", ")
 }
 
 // parseRingSize reads a size and checks that a ring can have it.

@@ -5,6 +5,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 
@@ -27,15 +28,19 @@ type listed struct {
 	Hook     string   `json:"hook"`     // empty where none works
 	Programs []string `json:"programs"` // of the hook
 	Error    string   `json:"error"`    // why none works
+
+	attempts []attach.Attempt
 }
 
 func newList(s streams) *cobra.Command {
 	var format, btf string
+	var explain bool
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the tracers, and the hook that each takes on this kernel",
 		Long: `Lists the tracers, what each shows, and the hook that it takes on this kernel, or why
-it cannot run. To find out, each is attached for a moment.`,
+it cannot run. To find out, each is attached for a moment. --explain says which hooks were
+tried, where they are attached, and why one was taken, or was not.`,
 		Example: "  rbtrace list\n  rbtrace list -o json | jq -r 'select(.hook == \"\") | .name'",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -69,12 +74,14 @@ it cannot run. To find out, each is attached for a moment.`,
 			}
 			table := tablewriter.NewTable(s.Out, plainTable()...)
 			table.Header("NAME", "SHOWS", "HOOK")
-			var errs []string
+			var notes []string
 			for _, row := range rows {
 				hook := row.Hook
 				if hook == "" {
 					hook = "none"
-					errs = append(errs, row.Name+" cannot run:\n"+row.Error)
+					notes = append(notes, row.Name+" cannot run:\n"+row.Error)
+				} else if explain {
+					notes = append(notes, row.explanation())
 				}
 				if err := table.Append(row.Name, row.Shows, hook); err != nil {
 					return err
@@ -83,8 +90,8 @@ it cannot run. To find out, each is attached for a moment.`,
 			if err := table.Render(); err != nil {
 				return err
 			}
-			for _, e := range errs {
-				if _, err := s.Out.Write(field.AppendLinesEscaped(nil, []byte("\n"+e+"\n"))); err != nil {
+			for _, note := range notes {
+				if _, err := s.Out.Write(field.AppendLinesEscaped(nil, []byte("\n"+note+"\n"))); err != nil {
 					return err
 				}
 			}
@@ -92,8 +99,18 @@ it cannot run. To find out, each is attached for a moment.`,
 		},
 	}
 	cmd.Flags().StringVarP(&format, "output", "o", string(output.FormatTable), "`FORMAT`: table or json (an object a line)")
+	cmd.Flags().BoolVar(&explain, "explain", false, "say which hooks were tried, and why")
 	cmd.Flags().StringVar(&btf, "btf", "", "take the kernel's types from `FILE`, for a kernel without BTF of its own")
 	return cmd
+}
+
+// explanation says which hooks were tried of a tracer that can run.
+func (l *listed) explanation() string {
+	lines := []string{l.Name + ":"}
+	for _, a := range l.attempts {
+		lines = append(lines, fmt.Sprintf("  %s: %s", &a, a.Outcome(false)))
+	}
+	return strings.Join(lines, "\n")
 }
 
 // try attaches a tracer for a moment.
@@ -108,7 +125,8 @@ func try(t *tracer.Tracer, btf string) listed {
 		return row
 	}
 	defer session.Close()
-	taken := session.Tracers[0].Attempts[len(session.Tracers[0].Attempts)-1]
+	row.attempts = session.Tracers[0].Attempts
+	taken := row.attempts[len(row.attempts)-1]
 	row.Hook, row.Programs = string(taken.Kind), taken.Programs
 	return row
 }

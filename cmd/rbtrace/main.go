@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/rbtrace/rbtrace/internal/field"
 )
@@ -19,8 +21,9 @@ const (
 	exitComplete = 0 // everything asked for was shown
 	exitError    = 1
 	exitUsage    = 2
-	exitLost     = 3 // events were lost: the output is incomplete
-	exitUnwell   = 4 // query: a ring buffer is in a state that was asked to be told of
+	exitLost     = 3   // events were lost: the output is incomplete
+	exitUnwell   = 4   // query: a ring buffer is in a state that was asked to be told of
+	exitOwn      = 125 // rbtrace itself failed, where the others are those of COMMAND
 )
 
 // streams are where a command reads and writes.
@@ -55,8 +58,19 @@ func run() int {
 		return await()
 	}
 	s := streams{Out: os.Stdout, Err: os.Stderr}
+	if zone, err := field.Zone(os.Getenv("TZ")); err == nil {
+		time.Local = zone
+	} else {
+		s.warn("%v: times are in UTC", err)
+	}
 	root := newRoot(s, os.Args[1:]...)
 	cmd, err := root.ExecuteC()
+	if e, ok := errors.AsType[*commandError](err); ok {
+		if e.why != nil {
+			s.warn("%v", e)
+		}
+		return e.exitStatus()
+	}
 	switch {
 	case err == nil:
 		return exitComplete
@@ -66,9 +80,14 @@ func run() int {
 		return exitUnwell
 	}
 	s.warn("%s", strings.TrimSpace(err.Error()))
+	status := exitError
 	if _, ok := errors.AsType[usageError](err); ok {
 		fmt.Fprintf(s.Err, "Run '%s --help' for usage.\n", cmd.CommandPath())
-		return exitUsage
+		status = exitUsage
 	}
-	return exitError
+	// Behind -- is a COMMAND, which may not have been looked at yet.
+	if i := slices.Index(os.Args, "--"); cmd.GroupID == tracersGroup && i >= 0 && i < len(os.Args)-1 {
+		status = exitOwn
+	}
+	return status
 }

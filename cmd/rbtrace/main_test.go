@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/moby/sys/capability"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/rbtrace/rbtrace/internal/bpftest"
@@ -93,6 +94,8 @@ func TestScripts(t *testing.T) {
 			case "kprobes": // does the kernel have them?
 				_, err := os.Stat("/sys/bus/event_source/devices/kprobe")
 				return err == nil, nil
+			case "nice": // may this process raise its priority?
+				return kernel.Has(capability.CAP_SYS_NICE), nil
 			case "cgroup2": // is the unified hierarchy mounted?
 				_, err := kernel.CgroupMount()
 				return err == nil, nil

@@ -124,7 +124,7 @@ func (p *peeked) decode(tracers map[uint16]*tracer.Tracer) {
 		return
 	}
 	d := t.NewDecoder()
-	if err := d.Decode(data, kernel.WallOffset()); err != nil {
+	if err := d.Decode(data, kernel.ReadWall().Offset()); err != nil {
 		return
 	}
 	p.as, p.keys, p.values = t.Name, t.Schema().Keys(), d.Event

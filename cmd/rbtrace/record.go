@@ -131,14 +131,10 @@ func (r *recorder) Lost(l output.Loss) error {
 	return nil
 }
 
-// open begins to record, with rec, or to print, where that is nil.
-func (r *traceRun) open(p *plan, events *consumer.Consumer, session *attach.Session, rec *recorder) (output.Sink, error) {
+// open begins to record, with rec and meta, or to print, where these are nil.
+func (r *traceRun) open(p *plan, events *consumer.Consumer, rec *recorder, meta *capture.Meta) (output.Sink, error) {
 	if rec == nil {
 		return r.sink(p, events)
-	}
-	meta, err := newMeta(r.flags.failed, session.Tracers)
-	if err != nil {
-		return nil, err
 	}
 	var w io.Writer = struct{ io.Writer }{r.Out} // not ours to shorten
 	if rec.file != nil {
@@ -149,6 +145,7 @@ func (r *traceRun) open(p *plan, events *consumer.Consumer, session *attach.Sess
 		}
 		w = rec.file
 	}
+	var err error
 	if rec.Writer, err = capture.NewWriter(w, meta); rec.Writer == nil {
 		return nil, err
 	}
@@ -168,7 +165,7 @@ func newMeta(failed bool, tracers []*attach.Loaded) (*capture.Meta, error) {
 	meta := &capture.Meta{
 		Version: buildVersion(), Args: os.Args[1:], Host: host, Kernel: kernel.Release(), Arch: runtime.GOARCH,
 		PageSize: os.Getpagesize(), CPUs: cpus,
-		Start: now.UTC(), StartBoot: now.UnixNano() - kernel.WallOffset(),
+		Start: now.UTC(), StartBoot: now.UnixNano() - kernel.ReadWall().Offset(),
 	}
 	for _, l := range tracers {
 		meta.Tracers = append(meta.Tracers, capture.Tracer{

@@ -22,6 +22,9 @@ import (
 // version is set by the linker.
 var version = "devel"
 
+// The groups of commands, as help shows them. Those of the first one take a COMMAND.
+const tracersGroup, othersGroup = "tracers", "others"
+
 // newRoot returns the program's command. Where args begin with the name of one of its
 // commands, that is the only one that is made: each has dozens of flags, and who traces
 // does not want to wait for those of all others.
@@ -36,7 +39,8 @@ It also shows the state of any BPF ring buffer on the machine.
 
 Events go to standard output, everything else to standard error. At the end a ledger
 says what became of every event. Exit status: 0 all events were shown, 1 error, 2 usage
-error, 3 events were lost, 4 a ring buffer is in a state that query was told to look for.`,
+error, 3 events were lost, 4 a ring buffer is in a state that query was told to look for. With
+COMMAND it is that of COMMAND; 125 is an error of rbtrace.`,
 		Example: examples([]tracer.Example{
 			{Args: "exec", What: "every program that starts"},
 			{Args: "exec -o json | jq .args", What: "the same for programs"},
@@ -63,20 +67,19 @@ error, 3 events were lost, 4 a ring buffer is in a state that query was told to 
 	root.SetErr(s.Err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
-	const tracers, others = "tracers", "others"
-	root.AddGroup(&cobra.Group{ID: tracers, Title: "Tracers:"}, &cobra.Group{ID: others, Title: "Other commands:"})
-	root.SetHelpCommandGroupID(others)
-	root.SetCompletionCommandGroupID(others)
+	root.AddGroup(&cobra.Group{ID: tracersGroup, Title: "Tracers:"}, &cobra.Group{ID: othersGroup, Title: "Other commands:"})
+	root.SetHelpCommandGroupID(othersGroup)
+	root.SetCompletionCommandGroupID(othersGroup)
 	type entry struct {
 		name, group string
 		make        func(streams) *cobra.Command
 	}
 	var entries []entry
 	for _, t := range probes.All() {
-		entries = append(entries, entry{t.Name, tracers, func(s streams) *cobra.Command { return newTracer(s, t) }})
+		entries = append(entries, entry{t.Name, tracersGroup, func(s streams) *cobra.Command { return newTracer(s, t) }})
 	}
-	entries = append(entries, entry{"trace", tracers, newTrace}, entry{"list", others, newList}, entry{"query", others, newQuery},
-		entry{"replay", others, newReplay}, entry{"bench", others, newBench}, entry{"version", others, newVersion}, entry{"docs", "", newDocs})
+	entries = append(entries, entry{"trace", tracersGroup, newTrace}, entry{"list", othersGroup, newList}, entry{"query", othersGroup, newQuery},
+		entry{"replay", othersGroup, newReplay}, entry{"bench", othersGroup, newBench}, entry{"version", othersGroup, newVersion}, entry{"docs", "", newDocs})
 	if len(args) > 0 {
 		if i := slices.IndexFunc(entries, func(e entry) bool { return e.name == args[0] }); i >= 0 {
 			entries = entries[i : i+1]

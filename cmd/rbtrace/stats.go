@@ -84,7 +84,14 @@ func (s *statsPrinter) show(st *output.Stats) {
 	if st.Busy > 0 {
 		stuck = fmt.Sprintf("; an uncommitted record has held up a ring for %v", st.Busy.Round(time.Millisecond))
 	}
-	s.warn("%s: %.0f hits/s, %.0f printed/s, %d lost, %.0f wakeups/s, lag %v; %s, %s %.1f %%, at most %.1f %%%s",
-		st.Tracer, st.HitRate, st.PrintRate, st.Lost, st.WakeupRate, st.Lag.Round(10*time.Microsecond), rings, full,
+	why := ""
+	if lost := (consumer.Losses{NoRoom: st.NoRoom, NoEntry: st.NoEntry, Missed: st.Missed}).Sorted(); len(lost) > 0 {
+		why = fmt.Sprintf(" (most of them %s)", lost[0].Why)
+		if len(lost) == 1 {
+			why = fmt.Sprintf(" (%s)", lost[0].Why)
+		}
+	}
+	s.warn("%s: %.0f hits/s, %.0f printed/s, %d lost%s, %.0f wakeups/s, lag %v; %s, %s %.1f %%, at most %.1f %%%s",
+		st.Tracer, st.HitRate, st.PrintRate, st.Lost, why, st.WakeupRate, st.Lag.Round(10*time.Microsecond), rings, full,
 		percent(st.Fullest), percent(st.HighWater), stuck)
 }

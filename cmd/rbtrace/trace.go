@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rbtrace/rbtrace/internal/attach"
+	"github.com/rbtrace/rbtrace/internal/capture"
 	"github.com/rbtrace/rbtrace/internal/consumer"
 	"github.com/rbtrace/rbtrace/internal/field"
 	"github.com/rbtrace/rbtrace/internal/kernel"
@@ -178,12 +180,13 @@ func completeTraceFlags(cmd *cobra.Command, schema tracer.Schema) {
 		return cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
 	}
 	for name, f := range map[string]cobra.CompletionFunc{
-		"output":   complete("table", "json"),
-		"time":     complete(field.TimeModes()...),
-		"wakeup":   complete("auto", "every", "bytes=64K", "interval=10ms"),
-		"topology": complete("shared", "percpu", "hash:4", "cgroup"),
-		"hook":     complete("auto", "tracepoint", "fentry", "kprobe", "uprobe"),
-		"columns":  complete(schema.Keys()...),
+		"output":          complete("table", "json"),
+		"time":            complete(field.TimeModes()...),
+		"wakeup":          complete("auto", "every", "bytes=64K", "interval=10ms"),
+		"reader-priority": complete(readerHigh, readerNormal),
+		"topology":        complete("shared", "percpu", "hash:4", "cgroup"),
+		"hook":            complete(hookNames()...),
+		"columns":         complete(schema.Keys()...),
 	} {
 		if err := cmd.RegisterFlagCompletionFunc(name, f); err != nil {
 			panic(err) // no such flag: a mistake in this file
@@ -192,9 +195,11 @@ func completeTraceFlags(cmd *cobra.Command, schema tracer.Schema) {
 }
 
 const traceHelp = `With COMMAND only it and its descendants are traced, from their first instruction
-on, until it ends. Its standard output goes to standard error. It gets the signals that rbtrace
-gets (SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2), and is told to end (SIGTERM) when
-tracing ends before it.
+on, until it ends. Its standard output goes to standard error, but for -w FILE. It gets the
+signals that rbtrace gets (SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2), and is told to end
+(SIGTERM) when tracing ends before it. rbtrace ends as COMMAND does, by the same status or signal;
+with 127 or 126 where COMMAND is not found or cannot be run, with 125 where rbtrace fails, and
+with 3 where events were lost and COMMAND has not failed.
 
 All filters but --filter work in the kernel: what they drop costs nothing more. --filter is
 an expression of the language Expr over the JSON keys, in which an event has zero or
@@ -242,6 +247,7 @@ type traceRun struct {
 	flags   *traceFlags
 	command []string
 	changed func(flag string) bool
+	advice  advice
 }
 
 // Reasons for a trace to end, beside errors.
@@ -322,7 +328,11 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 				return usagef("--%s: with COMMAND only it and its descendants are traced", name)
 			}
 		}
-		if c, err = newCommand(r.command, r.flags.as); err != nil {
+		stdout := os.Stdout
+		if r.writesOut() {
+			stdout = os.Stderr
+		}
+		if c, err = newCommand(r.command, r.flags.as, stdout); err != nil {
 			return err
 		}
 		p.attach.Filter.Follow = true
@@ -377,14 +387,21 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	sink, err := r.open(p, events, session, rec)
+	var meta *capture.Meta
+	if rec != nil {
+		if meta, err = newMeta(r.flags.failed, session.Tracers); err != nil {
+			return err
+		}
+	}
+	if err := session.Enable(); err != nil {
+		return err
+	}
+	// Not before: who sees a header, or a recording, may begin.
+	sink, err := r.open(p, events, rec, meta)
 	if sink == nil {
 		return err
 	}
 	stats = newStatsPrinter(r.warn, session, events, sink)
-	if err == nil {
-		err = session.Enable()
-	}
 	if err == nil {
 		err = r.trace(ctx, end, events, sink, c)
 	}
@@ -392,6 +409,12 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 	signal.Reset(endSignals()...) // the next one ends it at once
 	err = r.settle(session, events, sink, err)
 	endCommand() // before the session is closed, which takes its time
+	if advice := r.advice.String(); advice != "" {
+		r.warn("%s", advice)
+	}
+	if c != nil && (err == nil || errors.Is(err, errLost)) {
+		err = errors.Join(c.outcome(), err) // whose failure says more than that of the trace
+	}
 	return err
 }
 
@@ -433,13 +456,14 @@ func (r *traceRun) selectHooks() error {
 	}
 	kind := tracer.HookKind(r.flags.hook)
 	if !slices.Contains(tracer.Kinds(), kind) {
-		return fmt.Errorf("unknown kind %q: want auto, tracepoint, fentry, kprobe or uprobe", kind)
+		return fmt.Errorf("unknown kind %q: want %s", kind, anyHook())
 	}
 	var chosen []*tracer.Tracer
 	var others []string
 	for _, t := range r.tracers {
 		hooks, has := hooksOf(t, kind, r.flags.failed)
 		if len(hooks) > 0 {
+			r.advice.forced = r.advice.forced || kind != attach.First(t, r.flags.failed)
 			t = t.WithHooks(hooks)
 		} else {
 			others = append(others, fmt.Sprintf("%s has no %s hook: it has %s", t.Name, kind, has))
@@ -478,6 +502,16 @@ func (r *traceRun) trace(ctx context.Context, end context.CancelCauseFunc, event
 	}
 	if r.writesOut() {
 		defer watchPipe(r.Out, func() { end(errPipe) })()
+	}
+	if r.flags.reader == readerHigh {
+		runtime.LockOSThread() // whose priority it is
+		defer runtime.UnlockOSThread()
+		restore, err := kernel.Prefer()
+		if err != nil {
+			r.advice.refused = true // it is told where something is lost
+		} else {
+			defer restore()
+		}
 	}
 	return events.Run(ctx, sink)
 }
@@ -562,7 +596,10 @@ func (r *traceRun) settle(session *attach.Session, events *consumer.Consumer, si
 	}
 	for _, l := range list {
 		r.showLedger(l)
+		r.advice.losses.Add(l.Losses())
 	}
+	r.advice.normal = r.flags.reader == readerNormal
+	r.advice.about(events)
 	unfollowed, err := session.Unfollowed()
 	if err != nil {
 		return errors.Join(runErr, err)
@@ -602,14 +639,7 @@ func (r *traceRun) leaveOut(skipped *attach.NoHookError, p *plan) {
 func (r *traceRun) explain(session *attach.Session) {
 	for _, l := range session.Tracers {
 		for _, a := range l.Attempts {
-			outcome := "taken: the first that this kernel takes"
-			if r.flags.hook == string(a.Kind) {
-				outcome = "taken: asked for"
-			}
-			if a.Err != nil {
-				outcome = a.Err.Error()
-			}
-			r.warn("%s: %s: %s", l.Tracer.Name, &a, outcome)
+			r.warn("%s: %s: %s", l.Tracer.Name, &a, a.Outcome(r.flags.hook == string(a.Kind)))
 		}
 		for _, reason := range l.Blind {
 			r.warn("%s: no file can be traced of %s", l.Tracer.Name, reason)

@@ -100,7 +100,8 @@ type Session struct {
 	// Of the tracers: their objects, until they are loaded, and the kernel's types for all of them.
 	objects     map[*tracer.Tracer]*ebpf.CollectionSpec
 	tracerTypes *btf.Spec
-	events      *os.File // of tracefs, once a classic tracepoint was asked for
+	events      *os.File      // of tracefs, once a classic tracepoint was asked for
+	nothing     *ebpf.Program // for iterate, once it was asked for
 }
 
 // Loaded is one tracer of a Session.
@@ -119,16 +120,34 @@ type Loaded struct {
 type Attempt struct {
 	Kind     tracer.HookKind
 	Variant  string   // see tracer.Tracer
-	Programs []string // ELF sections: what was to be attached, and where
+	Programs []string // ELF sections: what was to be attached, and where; none where it was not tried
 	Err      error    // nil: it was taken
 }
 
 // String names the hook.
 func (a *Attempt) String() string {
+	if len(a.Programs) == 0 {
+		return string(a.Kind)
+	}
 	if a.Variant != "" {
 		return fmt.Sprintf("%s by %s (%s)", a.Kind, a.Variant, strings.Join(a.Programs, ", "))
 	}
 	return fmt.Sprintf("%s (%s)", a.Kind, strings.Join(a.Programs, ", "))
+}
+
+// Outcome says what became of it, and why: forced, that this kind was asked for.
+func (a *Attempt) Outcome(forced bool) string {
+	switch {
+	case a.Err != nil:
+		return a.Err.Error()
+	case forced:
+		return "taken: asked for"
+	case a.Kind == tracer.KprobeMulti:
+		return "taken: this kernel may preempt programs of tracepoints, and skips them for other tasks meanwhile; it preempts none of these"
+	case slices.ContainsFunc(a.Programs, func(section string) bool { return strings.HasSuffix(section, allExits) }):
+		return "taken: the first that this kernel takes; every system call of the machine pays for it, as this kernel may preempt programs of those of some calls"
+	}
+	return "taken: the first that this kernel takes"
 }
 
 // Open loads tracers and attaches them: events flow into the ring once Enable is called.
@@ -274,9 +293,6 @@ const (
 	scratchMap = "rb_scratch"
 )
 
-// tracepointSection is how the ELF section of a classic tracepoint begins.
-const tracepointSection = "tracepoint/"
-
 func (s *Session) makeMaps() error {
 	spec, err := wire.LoadFollow()
 	if err != nil {
@@ -401,19 +417,22 @@ func (s *Session) hooks(t *tracer.Tracer) iter.Seq[*tracer.Hook] {
 func (s *Session) open(t *tracer.Tracer, id uint16) (*Loaded, error) {
 	l := &Loaded{Tracer: t}
 	for hook := range s.hooks(t) {
+		if hook.Kind == tracer.KprobeMulti && !mayPreempt(kernel.Release()) {
+			l.Attempts = append(l.Attempts, Attempt{Kind: hook.Kind, Err: errPreempts})
+			continue
+		}
 		spec, err := s.object(t)
 		if err != nil {
 			return nil, err
 		}
 		a := Attempt{Kind: hook.Kind, Variant: t.Variant(hook)}
 		for _, p := range hook.Programs {
-			section := spec.Programs[p.Name].SectionName
-			a.Programs = append(a.Programs, section)
-			kind, _, _ := strings.Cut(section, "/")
-			for _, place := range slices.Concat(p.Also, p.AlsoIf) {
-				a.Programs = append(a.Programs, kind+"/"+place)
+			elf := spec.Programs[p.Name]
+			for _, place := range placesOf(&p, elf) {
+				a.Programs = append(a.Programs, section(hook.Kind, &p, elf.SectionName, place))
 			}
 		}
+		a.Programs = slices.Compact(a.Programs) // where those of some calls are at all of them
 		if err := s.setConstants(spec, t, id); err != nil {
 			return nil, err
 		}
@@ -430,7 +449,7 @@ func (s *Session) open(t *tracer.Tracer, id uint16) (*Loaded, error) {
 			a.Programs, l.Blind = l.object.files, f.blind
 		default:
 			a.Programs = slices.DeleteFunc(a.Programs, func(section string) bool {
-				return slices.Contains(l.object.absent, strings.TrimPrefix(section, tracepointSection))
+				return slices.Contains(l.object.absent, section)
 			})
 		}
 		l.Attempts = append(l.Attempts, a)
@@ -459,13 +478,20 @@ func (o *Options) constants(id uint16) map[string]any {
 		"rb_by_uid": f.UID != nil, "rb_uid": uid,
 		"rb_by_comm": f.Comm != "", "rb_comm": comm,
 		"rb_by_cgroup": f.Cgroup != "", "rb_by_tree": f.Follow,
+		byFunctionConstant: false, // until it is known: see toFunctions
 	}
 }
 
 // Constants returns the names of the constants that every tracer's object must
-// have, as bpf/include/rbtrace/ring.h and filter.h declare them.
+// have, as bpf/include/rbtrace/ring.h, context.h and filter.h declare them.
 func Constants() []string {
 	return slices.Sorted(maps.Keys(new(Options).constants(0)))
+}
+
+// OptionalConstants returns the names of those that only objects have with events of tasks that are not the current
+// ones, or with programs of system calls: see other.h and syscall.h.
+func OptionalConstants() []string {
+	return []string{cgroupConstant, ownCallsConstant, ownCallCountConstant, ofAllCallsConstant}
 }
 
 // param returns the value of a tracer's own flag, and whether it was given.
@@ -477,9 +503,8 @@ func (s *Session) param(t *tracer.Tracer, name string) (string, bool) {
 	return v, ok
 }
 
-// CgroupConstant is the constant that objects have whose events are of tasks that are
-// not the current ones: see bpf/include/rbtrace/other.h.
-const CgroupConstant = "rb_cgroup_id"
+// cgroupConstant is the constant of bpf/include/rbtrace/other.h.
+const cgroupConstant = "rb_cgroup_id"
 
 func (s *Session) setConstants(spec *ebpf.CollectionSpec, t *tracer.Tracer, id uint16) error {
 	constants := s.opts.constants(id)
@@ -497,19 +522,27 @@ func (s *Session) setConstants(spec *ebpf.CollectionSpec, t *tracer.Tracer, id u
 		}
 		maps.Copy(constants, more)
 	}
-	if v := spec.Variables[CgroupConstant]; v != nil {
-		constants[CgroupConstant] = s.cgroupID
+	if v := spec.Variables[cgroupConstant]; v != nil {
+		constants[cgroupConstant] = s.cgroupID
 	}
+	if err := set(spec, constants); err != nil {
+		return fmt.Errorf("%s: %w", t.Name, err)
+	}
+	return nil
+}
+
+// set sets constants of an object. A uint64 takes the size that the constant has.
+func set(spec *ebpf.CollectionSpec, constants map[string]any) error {
 	for name, value := range constants {
 		v := spec.Variables[name]
 		if v == nil {
-			return fmt.Errorf("the object of %s has no constant %s", t.Name, name)
+			return fmt.Errorf("the object has no constant %s", name)
 		}
 		if n, ok := value.(uint64); ok {
 			value = sized(n, v.Size())
 		}
 		if err := v.Set(value); err != nil {
-			return fmt.Errorf("setting %s of %s: %w", name, t.Name, err)
+			return fmt.Errorf("setting %s: %w", name, err)
 		}
 	}
 	return nil
@@ -588,6 +621,9 @@ func (s *Session) Close() {
 	}
 	if s.events != nil {
 		s.events.Close()
+	}
+	if s.nothing != nil {
+		s.nothing.Close()
 	}
 }
 

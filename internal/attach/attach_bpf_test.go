@@ -136,15 +136,16 @@ type batch struct {
 	opts attach.Options
 }
 
-// everything is each hook of each tracer. Uprobes are in library.
+// everything is each hook of each tracer, but those that are for newer kernels. Uprobes are in library.
 func everything(library string) (all []*batch) {
+	functions := attach.First(exec.Tracer, false) == tracer.KprobeMulti
 	for _, failed := range []bool{false, true} {
 		var batches []*batch // a tracer is in each of them once at the most
 		for _, tr := range probes.All() {
 			n := 0
 			for i := range tr.Hooks {
 				hook := &tr.Hooks[i]
-				if hook.Failed != failed {
+				if hook.Failed != failed || hook.Kind == tracer.KprobeMulti && !functions {
 					continue
 				}
 				if n == len(batches) {
@@ -184,6 +185,9 @@ func oneOfEach(library string) (some []*batch) {
 			before := len(seen)
 			for _, p := range o.tracer.Hooks[0].Programs {
 				kind, _, _ := strings.Cut(spec.Programs[p.Name].SectionName, "/")
+				if o.tracer.Hooks[0].Kind == tracer.KprobeMulti && !p.Atomic {
+					kind = string(tracer.KprobeMulti) + " for " + kind
+				}
 				seen[kind] = true
 			}
 			if len(seen) > before {
@@ -437,9 +441,19 @@ func TestFirstHook(t *testing.T) {
 	}
 	check(t, err)
 	defer s.Close()
-	if a, e := s.Tracers[0], s.Tracers[1]; a.Hook != tracer.Fentry || e.Hook != tracer.Tracepoint ||
-		len(a.Attempts) != 1 || a.Attempts[0].Programs[0] != "fexit/inet_csk_accept" {
-		t.Errorf("hooks %s (%+v) and %s", a.Hook, a.Attempts, e.Hook)
+	type taken struct {
+		hook  tracer.HookKind
+		first string
+	}
+	want := []taken{{tracer.Fentry, "fexit/inet_csk_accept"}, {tracer.Tracepoint, "raw_tp/sched_process_exec"}}
+	if v, err := kernel.ParseVersion(kernel.Release()); err == nil && !v.Less(kernel.Version{Major: 7}) {
+		want = []taken{{tracer.KprobeMulti, "kprobe.multi/inet_csk_accept"}, {tracer.KprobeMulti, "kprobe.multi/__traceiter_sched_process_exec"}}
+	}
+	for i, l := range s.Tracers {
+		tried := slices.DeleteFunc(slices.Clone(l.Attempts), func(a attach.Attempt) bool { return a.Programs == nil })
+		if got := (taken{l.Hook, tried[0].Programs[0]}); got != want[i] || len(tried) != 1 {
+			t.Errorf("hook %v, want %v: %+v", got, want[i], l.Attempts)
+		}
 	}
 }
 

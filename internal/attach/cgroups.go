@@ -33,12 +33,13 @@ type cgroupRings struct {
 	added func(*ebpf.Map) error
 	gone  func(*ebpf.Map)
 	ended chan struct{} // closed when the watch has ended; nil: it has not begun
+	err   error         // that has ended it
 }
 
 // openCgroups gives a ring to each cgroup that there is, and prepares to do so for
 // those that come.
 func (s *Session) openCgroups() (err error) {
-	c := &cgroupRings{outer: s.maps[cgroupRingsMap], create: s.newRing, rings: make(map[uint64]*ebpf.Map)}
+	c := &cgroupRings{outer: s.maps[cgroupRingsMap], create: s.newCgroupRing, rings: make(map[uint64]*ebpf.Map)}
 	s.cgroups = c // whose Close closes it
 	// Changes are told of before the cgroups are listed, so none is missed.
 	if c.object, err = s.loadOwn(wire.LoadCgroups); err != nil {
@@ -116,8 +117,8 @@ func (c *cgroupRings) watch(added func(*ebpf.Map) error, gone func(*ebpf.Map)) {
 					break
 				}
 				var change wire.CgroupChange
-				if _, err := binary.Decode(sample, binary.NativeEndian, &change); err != nil {
-					continue // never: our own program writes them
+				if _, c.err = binary.Decode(sample, binary.NativeEndian, &change); c.err != nil {
+					return
 				}
 				if change.Gone != 0 {
 					c.remove(change.Id)
@@ -125,7 +126,11 @@ func (c *cgroupRings) watch(added func(*ebpf.Map) error, gone func(*ebpf.Map)) {
 					c.add(change.Id)
 				}
 			}
-			if wake, err := c.poller.Wait(-1); err != nil || wake == ringbuf.Interrupted {
+			if c.err = c.changes.Err(); c.err != nil {
+				return
+			}
+			wake, err := c.poller.Wait(-1)
+			if c.err = err; err != nil || wake == ringbuf.Interrupted {
 				return
 			}
 		}
@@ -173,8 +178,11 @@ func (c *cgroupRings) remove(id uint64) {
 	ring.Close()
 }
 
-// ringless returns how many cgroups have shared the default ring.
+// ringless returns how many cgroups have shared the default ring, once they are no longer watched.
 func (c *cgroupRings) ringless() (uint64, error) {
+	if c.err != nil {
+		return 0, fmt.Errorf("watching for cgroups, of which the later ones share the default ring: %w", c.err)
+	}
 	var lost uint64
 	if err := c.object.Variables["rb_changes_lost"].Get(&lost); err != nil {
 		return 0, fmt.Errorf("reading how many cgroups were not seen: %w", err)

@@ -11,13 +11,14 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/rbtrace/rbtrace/internal/tracer"
 	"github.com/rbtrace/rbtrace/internal/wire"
 )
 
 // openFollow loads and attaches the programs that follow forks.
 func (s *Session) openFollow() error {
 	// A fork or exec that is missed is a process not followed.
-	follow, err := s.loadOwn(wire.LoadFollow, "rb_follow_free")
+	follow, err := s.loadOwn(wire.LoadFollow, tracer.Program{Name: "rb_follow_free", Prepares: true, Atomic: true})
 	if err != nil {
 		return fmt.Errorf("following processes: %w", err)
 	}

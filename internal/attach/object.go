@@ -35,9 +35,9 @@ type object struct {
 	missedAtEnd  *uint64
 }
 
-// loadOwn loads and attaches all programs of an object that is no tracer's. Those of the names in
-// prepares are such as tracer.Program.Prepares says.
-func (s *Session) loadOwn(read func() (*ebpf.CollectionSpec, error), prepares ...string) (*object, error) {
+// loadOwn loads and attaches all programs of an object that is no tracer's. special are those of which
+// there is something to say.
+func (s *Session) loadOwn(read func() (*ebpf.CollectionSpec, error), special ...tracer.Program) (*object, error) {
 	spec, err := read()
 	if err != nil {
 		return nil, fmt.Errorf("reading the embedded object: %w", err)
@@ -52,9 +52,18 @@ func (s *Session) loadOwn(read func() (*ebpf.CollectionSpec, error), prepares ..
 			return nil, err
 		}
 	}
-	hook := tracer.Hook{Kind: tracer.Tracepoint}
+	hook := tracer.Hook{Kind: tracer.Tracepoint, Programs: special}
 	for name := range spec.Programs {
-		hook.Programs = append(hook.Programs, tracer.Program{Name: name, Prepares: slices.Contains(prepares, name)})
+		if !slices.ContainsFunc(special, func(p tracer.Program) bool { return p.Name == name }) {
+			hook.Programs = append(hook.Programs, tracer.Program{Name: name})
+		}
+	}
+	if mayPreempt(kernel.Release()) && slices.ContainsFunc(hook.Programs, func(p tracer.Program) bool { return onFunction(&p, spec.Programs[p.Name]) }) {
+		multi := hook
+		multi.Kind = tracer.KprobeMulti
+		if o, err := s.load(spec.Copy(), multi, nil, nil, types); err == nil {
+			return o, nil
+		}
 	}
 	return s.load(spec, hook, nil, nil, types)
 }
@@ -73,6 +82,15 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook, enums []trac
 	maps.DeleteFunc(wanted, func(name string, p *ebpf.ProgramSpec) bool { // its function need not be there
 		return isUprobe(p) && !slices.ContainsFunc(places, func(p place) bool { return p.program == name })
 	})
+	switch {
+	case hook.Kind == tracer.KprobeMulti:
+		err = toFunctions(spec, hook.Programs)
+	case mayPreempt(kernel.Release()):
+		err = toAllCalls(spec, hook.Programs)
+	}
+	if err != nil {
+		return nil, err
+	}
 	dropMaps(spec)
 	for _, m := range spec.Maps {
 		preallocate(m, kernel.Release())
@@ -133,11 +151,16 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook, enums []trac
 		if isUprobe(at) {
 			continue
 		}
-		places := slices.Concat([]string{at.AttachTo}, p.Also, p.AlsoIf)
-		for i, place := range places {
+		if at.AttachType == ebpf.AttachTraceKprobeMulti {
+			if err := s.attachFunctions(o, &p, at); err != nil {
+				return nil, fmt.Errorf("attaching %s: %w", p.Name, err)
+			}
+			continue
+		}
+		for i, place := range placesOf(&p, at) {
 			l, err := s.attach(c.Programs[p.Name], at, place)
 			if i > len(p.Also) && errors.Is(err, errNoPlace) {
-				o.absent = append(o.absent, place)
+				o.absent = append(o.absent, section(hook.Kind, &p, at.SectionName, place))
 				continue
 			}
 			if err != nil {
@@ -217,14 +240,7 @@ func dropMaps(spec *ebpf.CollectionSpec) {
 func (s *Session) attach(p *ebpf.Program, spec *ebpf.ProgramSpec, place string) (io.Closer, error) {
 	switch spec.Type {
 	case ebpf.RawTracepoint:
-		l, err := link.AttachRawTracepoint(link.RawTracepointOptions{Name: place, Program: p})
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%w: %w", errNoPlace, err)
-		}
-		if errors.Is(err, unix.EINVAL) { // __bpf_probe_register, kernel/trace/bpf_trace.c
-			return nil, fmt.Errorf("the tracepoint has fewer arguments in this kernel: %w", unix.EINVAL)
-		}
-		return l, err
+		return attachRaw(p, place)
 	case ebpf.Tracing:
 		if spec.AttachType == ebpf.AttachTraceIter {
 			return link.AttachIter(link.IterOptions{Program: p})
@@ -244,6 +260,17 @@ func (s *Session) attach(p *ebpf.Program, spec *ebpf.ProgramSpec, place string) 
 		return link.Kprobe(place, p, nil)
 	}
 	return nil, fmt.Errorf("programs of type %s are not attached here", spec.Type)
+}
+
+func attachRaw(p *ebpf.Program, tracepoint string) (io.Closer, error) {
+	l, err := link.AttachRawTracepoint(link.RawTracepointOptions{Name: tracepoint, Program: p})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", errNoPlace, err)
+	}
+	if errors.Is(err, unix.EINVAL) { // __bpf_probe_register, kernel/trace/bpf_trace.c
+		return nil, fmt.Errorf("the tracepoint has fewer arguments in this kernel: %w", unix.EINVAL)
+	}
+	return l, err
 }
 
 func isUprobe(spec *ebpf.ProgramSpec) bool {
@@ -391,6 +418,9 @@ func (o *object) missedByLinks() (n uint64) {
 		if event := info.PerfEvent(); event != nil && event.Kprobe() != nil {
 			n += event.Kprobe().Missed
 		}
+		if multi := info.KprobeMulti(); multi != nil {
+			n += multi.Missed
+		}
 	}
 	return n
 }
@@ -439,6 +469,8 @@ func explain(kind tracer.HookKind, err error) error {
 		return fmt.Errorf("this kernel refuses fentry and fexit programs: %w", unix.EPERM)
 	case kind == tracer.Fentry && errors.Is(err, ebpf.ErrNotSupported):
 		return fmt.Errorf("this kernel has no fentry and fexit programs (CONFIG_FUNCTION_TRACER, CONFIG_DEBUG_INFO_BTF; on arm64 since 6.0): %w", err)
+	case kind == tracer.KprobeMulti && errors.Is(err, ebpf.ErrNotSupported):
+		return fmt.Errorf("this kernel has no probes for many functions (they need CONFIG_FPROBE=y and CONFIG_KPROBE_EVENTS=y): %w", ebpf.ErrNotSupported)
 	case kind == tracer.Kprobe && errors.Is(err, ebpf.ErrNotSupported):
 		return fmt.Errorf("this kernel has no kprobes (they need CONFIG_KPROBE_EVENTS=y): %w", ebpf.ErrNotSupported)
 	case kind == tracer.Uprobe && errors.Is(err, ErrNoFile):

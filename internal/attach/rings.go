@@ -8,8 +8,10 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/rbtrace/rbtrace/internal/kernel"
+	"github.com/rbtrace/rbtrace/internal/ringbuf"
 )
 
 // Topology says how many rings there are, and which events go to which: enum
@@ -32,6 +34,52 @@ const (
 	// and those that wait together wait no longer than one.
 	updates = 64
 )
+
+// Sizes of rings, in bytes, where none is asked for.
+const (
+	// allRings is that of all together: room for a burst of some ten thousand events while
+	// the reader is not scheduled.
+	allRings = 8 << 20
+	// eachRing is what one needs: a CPU that does nothing else fills it in some 5 ms (docs/performance.md), and the
+	// reader waits for a few of these, for the order and for a CPU.
+	eachRing  = 1 << 20
+	leastRing = 256 << 10
+	// ringsShare is the part of the memory that is left which they may take where there may be many: a 64th.
+	ringsShare = 64
+)
+
+// DefaultRingSize returns the size of each ring of a topology, n of them with Hash. Where there may be many,
+// it depends on the memory that the machine has left, of which the kernel takes them at once.
+func DefaultRingSize(t Topology, n uint32) (uint32, error) {
+	rings, size := uint64(1), uint64(allRings)
+	switch t {
+	case Shared:
+		return allRings, nil
+	case Hash:
+		rings = uint64(n)
+	case PerCPU:
+		cpus, err := kernel.OnlineCPUs()
+		if err != nil {
+			return 0, err
+		}
+		rings = uint64(len(cpus))
+	case PerCgroup:
+		ids, err := cgroupIDs()
+		if err != nil {
+			return 0, err
+		}
+		rings = uint64(len(ids)) + 1
+	}
+	available, err := kernel.MemAvailable()
+	if err != nil {
+		return 0, err
+	}
+	if t != PerCgroup { // of which most are idle, and one makes all the noise
+		size = max(allRings/rings, eachRing)
+	}
+	below, _ := ringbuf.NearestSizes(max(min(size, available/ringsShare/rings), leastRing))
+	return uint32(below), nil
+}
 
 // checkTopology returns an error where this kernel lacks what the topology needs.
 func checkTopology(t Topology, release string) error {
@@ -113,6 +161,14 @@ func (s *Session) newRings(n int) (rings []*ebpf.Map, err error) {
 
 func (s *Session) newRing() (*ebpf.Map, error) {
 	return ebpf.NewMap(&ebpf.MapSpec{Name: ringMap, Type: ebpf.RingBuf, MaxEntries: s.opts.RingSize})
+}
+
+// newCgroupRing makes a ring for a cgroup that has come. However many do, rings leave the machine most of its memory.
+func (s *Session) newCgroupRing() (*ebpf.Map, error) {
+	if available, err := kernel.MemAvailable(); err == nil && uint64(s.opts.RingSize) > available/ringsShare {
+		return nil, unix.ENOMEM
+	}
+	return s.newRing()
 }
 
 // enter makes each ring the one of its key.

@@ -196,7 +196,7 @@ func (s *Stacks) process(who *wire.Who) *stackProcess {
 		pid = who.NsPid
 	}
 	id, ok := identify(pid)
-	if !ok || id[0] != who.Start/clockTick {
+	if !ok || id[0] != (who.Start+uint64(kernel.BootOffset()))/clockTick {
 		return &stackProcess{}
 	}
 	p := s.processes[pid]

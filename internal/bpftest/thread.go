@@ -47,21 +47,42 @@ func startThread(name string, f func()) <-chan error {
 	return done
 }
 
-// Interrupt interrupts the system call that a thread of this process waits in, and that
-// then starts again: Go's signals are taken with SA_RESTART.
-func Interrupt(tb testing.TB, tid int, call uintptr) {
+// AwaitCall waits until a thread, of whichever process, sleeps in that system call.
+func AwaitCall(tb testing.TB, tid int, call uintptr) {
 	tb.Helper()
-	for range 1000 { // until it is in the call
-		b, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/syscall", tid))
+	var last []byte
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", tid))
 		if err != nil {
 			tb.Fatal(err)
 		}
 		if strings.HasPrefix(string(b), fmt.Sprint(call, " ")) {
-			break
+			return
 		}
-		time.Sleep(time.Millisecond)
+		last = b
 	}
-	time.Sleep(10 * time.Millisecond) // and sleeps there
+	tb.Fatalf("thread %d does not wait in call %d: %s", tid, call, last)
+}
+
+// WithoutSignals runs f on a thread that no signal interrupts: Go's runtime sends its threads some.
+func WithoutSignals(f func()) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all, old unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^all.Val[i]
+	}
+	Must(unix.PthreadSigmask(unix.SIG_BLOCK, &all, &old))
+	defer func() { Must(unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)) }()
+	f()
+}
+
+// Interrupt interrupts the system call that a thread of this process waits in, and that
+// then starts again: Go's signals are taken with SA_RESTART.
+func Interrupt(tb testing.TB, tid int, call uintptr) {
+	tb.Helper()
+	AwaitCall(tb, tid, call)
+	time.Sleep(10 * time.Millisecond)
 	if err := unix.Tgkill(os.Getpid(), tid, unix.SIGURG); err != nil {
 		tb.Fatal(err)
 	}

@@ -162,7 +162,7 @@ func Link(tb testing.TB, path string) string {
 // status 0, in a Dir. It starts a hundred times faster than a Go program.
 func LinkQuick(tb testing.TB, path string) string {
 	tb.Helper()
-	return link(tb, "quick", path, func() ([]byte, error) { return quick(), nil })
+	return link(tb, "quick", path, func() ([]byte, error) { return Quick(), nil })
 }
 
 // link makes path a link to a file in scratch, which it makes of content first
@@ -458,8 +458,8 @@ func Wait(tb testing.TB, pid int) {
 	}
 }
 
-// quick returns an ELF program that ends at once.
-func quick() []byte {
+// Quick returns an ELF program that ends at once.
+func Quick() []byte {
 	_, code := quickCode()
 	return Program(code)
 }

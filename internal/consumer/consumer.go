@@ -107,7 +107,8 @@ type Consumer struct {
 	raw     output.RawSink // sink, if it takes records
 	opts    Options
 
-	wall      int64 // boot clock to Unix time, ns
+	clock     kernel.Wall // as last read
+	wall      int64       // boot clock to Unix time, ns
 	accepted  uint64
 	pending   []uint16 // the sources of events that the sink has and has not written
 	written   uint64   // sink.Written at the last look
@@ -139,7 +140,7 @@ func New(maps []*ebpf.Map, tracers []*tracer.Tracer, columns [][]int, style *fie
 	}
 	poller.Pace = opts.Pace
 	c := &Consumer{
-		poller: poller, opts: opts, wall: kernel.WallOffset(),
+		poller: poller, opts: opts, clock: kernel.ReadWall(),
 		sources: newSources(tracers, columns, style, cpus),
 	}
 	defer func() {
@@ -247,11 +248,17 @@ func (c *Consumer) wait(hold time.Duration) error {
 		return err
 	}
 	c.wakeups++
-	// A ring that is filling has no time to lose.
-	if c.opts.Pace > 0 && !slices.ContainsFunc(c.lanes, func(l *lane) bool { return l.ring.Avail() >= uint64(l.ring.Size())/8 }) {
+	if c.opts.Pace > 0 && !c.filling() {
 		_, err = c.poller.Pause(c.opts.Pace)
 	}
 	return err
+}
+
+// filling reports whether a ring fills up, so that there is no time to lose.
+func (c *Consumer) filling() bool {
+	return slices.ContainsFunc(c.lanes, func(l *lane) bool {
+		return l.ring.Avail()-l.ring.Held() >= uint64(l.ring.Size())/8
+	})
 }
 
 // Finish takes what is still in the ring once the probes are detached. It ends
@@ -293,6 +300,7 @@ func (c *Consumer) reached() bool {
 // Where it leaves records for the sake of their order, which it does not with
 // all, it says how long.
 func (c *Consumer) drain(ctx context.Context, all bool) (hold time.Duration, err error) {
+	c.lookAtClock()
 	if len(c.lanes) > 1 {
 		hold, err = c.merge(ctx, all)
 	} else {
@@ -340,9 +348,16 @@ func (c *Consumer) check(ctx context.Context) (end bool, err error) {
 			return true, err
 		}
 	}
+	c.lookAtClock()
 	c.lookBehind()
 	c.stats()
 	return false, nil
+}
+
+// lookAtClock follows the wall clock, which somebody may have set.
+func (c *Consumer) lookAtClock() {
+	c.clock = c.clock.Follow(kernel.ReadWall())
+	c.wall = c.clock.Offset()
 }
 
 // lookBehind tells, once, when a ring is half full.
@@ -496,11 +511,6 @@ func (c *Consumer) flush() error {
 		}
 	}
 	c.pending = c.pending[:0]
-	// The wall clock may have been set. Less than a millisecond is the noise of
-	// reading two clocks, or slewing.
-	if wall := kernel.WallOffset(); c.poller != nil && max(wall-c.wall, c.wall-wall) > int64(time.Millisecond) {
-		c.wall = wall
-	}
 	if err != nil {
 		return fmt.Errorf("writing events: %w", err)
 	}
@@ -566,6 +576,19 @@ func (c *Consumer) Fill() Fill {
 	c.highWater = max(c.highWater, f.Fullest)
 	f.HighWater = c.highWater
 	return f
+}
+
+// RecordSize is the mean size of the records that were read, in bytes of the ring. 0: none was.
+func (c *Consumer) RecordSize() uint64 {
+	var records, bytes uint64
+	for _, l := range c.lanes {
+		n := l.ring.Counters()
+		records, bytes = records+n.Records, bytes+n.Bytes
+	}
+	if records == 0 {
+		return 0
+	}
+	return bytes / records
 }
 
 // measure notes, before a drain, how full the rings are, and how long the oldest

@@ -318,7 +318,7 @@ func TestLedger(t *testing.T) {
 				Counts: consumer.Counts{Consumed: 1, Undecodable: 1},
 			},
 			true, false,
-			"a: 8 hits = 0 filtered + 7 lost + 0 discarded + 1 submitted; 1 submitted = 0 printed + 1 undecodable; lost: 1 without room in the ring, 1 whose beginning is not known, 5 missed by the kernel",
+			"a: 8 hits = 0 filtered + 7 lost + 0 discarded + 1 submitted; 1 submitted = 0 printed + 1 undecodable; lost: 5 missed by the kernel, 1 without room in the ring, 1 whose beginning is not known",
 		},
 		{ // the CPUs' errors cancel out, and are errors all the same
 			consumer.Ledger{

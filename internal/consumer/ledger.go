@@ -3,7 +3,9 @@
 package consumer
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/rbtrace/rbtrace/internal/wire"
@@ -40,6 +42,37 @@ type Losses struct {
 	NoRoom  uint64 // in the ring
 	NoEntry uint64 // what they need of an earlier moment is not known
 	Missed  uint64 // the kernel did not run the program
+}
+
+// Reason is why events were lost, as the ledger's line says it.
+type Reason string
+
+// The reasons: see Losses.
+const (
+	NoRoom  Reason = "without room in the ring"
+	NoEntry Reason = "whose beginning is not known"
+	Missed  Reason = "missed by the kernel"
+)
+
+// Lost is how many events were lost for a reason.
+type Lost struct {
+	N   uint64
+	Why Reason
+}
+
+// Sorted returns the losses that there are, the greatest first.
+func (l Losses) Sorted() []Lost {
+	all := []Lost{{l.NoRoom, NoRoom}, {l.NoEntry, NoEntry}, {l.Missed, Missed}}
+	all = slices.DeleteFunc(all, func(l Lost) bool { return l.N == 0 })
+	slices.SortStableFunc(all, func(a, b Lost) int { return cmp.Compare(b.N, a.N) })
+	return all
+}
+
+// Add adds the losses of another tracer.
+func (l *Losses) Add(other Losses) {
+	l.NoRoom += other.NoRoom
+	l.NoEntry += other.NoEntry
+	l.Missed += other.Missed
 }
 
 // Losses returns the books' lost events by their reasons, which add up to Total().Lost.
@@ -92,19 +125,12 @@ func (l *Ledger) String() string {
 			fmt.Fprintf(&s, " + %d %s", more.n, more.what)
 		}
 	}
-	why, separator := l.Losses(), "; lost: "
-	for _, reason := range []struct {
-		n    uint64
-		what string
-	}{
-		{why.NoRoom, "without room in the ring"},
-		{why.NoEntry, "whose beginning is not known"},
-		{why.Missed, "missed by the kernel"},
-	} {
-		if reason.n > 0 {
-			fmt.Fprintf(&s, "%s%d %s", separator, reason.n, reason.what)
-			separator = ", "
+	for i, lost := range l.Losses().Sorted() {
+		separator := ", "
+		if i == 0 {
+			separator = "; lost: "
 		}
+		fmt.Fprintf(&s, "%s%d %s", separator, lost.N, lost.Why)
 	}
 	if l.Late > 0 {
 		fmt.Fprintf(&s, "; %d came late, out of order", l.Late)

@@ -89,6 +89,9 @@ func (h *laneHeap) Pop() any {
 // says how long.
 func (c *Consumer) merge(ctx context.Context, all bool) (hold time.Duration, err error) {
 	n := 0
+	// Records that come meanwhile get old enough one by one, and to take each at once would leave the reader
+	// no rest. So what came after the first look gathers, as in wait.
+	gather := time.Duration(0)
 	for {
 		// What may still come is no older than this.
 		watermark := ^uint64(0)
@@ -107,8 +110,8 @@ func (c *Consumer) merge(ctx context.Context, all bool) (hold time.Duration, err
 			return 0, nil
 		}
 		heap.Init(&c.heap)
-		if oldest := c.heap[0].time; oldest > watermark {
-			return min(max(time.Duration(oldest-watermark), 1), slack), nil
+		if oldest := c.heap[0].time + uint64(gather); oldest > watermark {
+			return min(max(time.Duration(oldest-watermark), 1), slack+gather), nil
 		}
 		for len(c.heap) > 0 && c.heap[0].time <= watermark {
 			if c.reached() {
@@ -138,6 +141,9 @@ func (c *Consumer) merge(ctx context.Context, all bool) (hold time.Duration, err
 					return 0, err
 				}
 			}
+		}
+		if gather = 0; !all && !c.filling() {
+			gather = c.opts.Pace
 		}
 	}
 }

@@ -110,26 +110,12 @@ func executable() string {
 
 // HasSysAdmin reports whether this process has CAP_SYS_ADMIN, which getting at
 // the maps of others by id needs (kernel/bpf/syscall.c, bpf_map_get_fd_by_id).
-func HasSysAdmin() bool {
+func HasSysAdmin() bool { return Has(capability.CAP_SYS_ADMIN) }
+
+// Has reports whether this process has a capability, in effect.
+func Has(c capability.Cap) bool {
 	caps, err := capability.NewPid2(0)
-	return err == nil && caps.Load() == nil && caps.Get(capability.EFFECTIVE, capability.CAP_SYS_ADMIN)
-}
-
-// WallOffset returns what to add to a CLOCK_BOOTTIME instant to get Unix time,
-// both in ns. It changes when the wall clock is set.
-func WallOffset() int64 {
-	var boot, wall unix.Timespec
-	// Neither fails: both clocks exist since 2.6.39.
-	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot)
-	_ = unix.ClockGettime(unix.CLOCK_REALTIME, &wall)
-	return wall.Nano() - boot.Nano()
-}
-
-// BootTime is now by the clock that records carry, in ns.
-func BootTime() uint64 {
-	var boot unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) // exists since 2.6.39
-	return uint64(boot.Nano())
+	return err == nil && caps.Load() == nil && caps.Get(capability.EFFECTIVE, c)
 }
 
 // MemAvailable is how much memory the machine could give without swapping, in

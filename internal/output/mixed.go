@@ -30,7 +30,7 @@ func NewMixed(t *Table, schema tracer.Schema, columns []int) *Mixed {
 func MixedSchema(ancestors bool) tracer.Schema {
 	schema := append(tracer.CommonSchema(),
 		tracer.Column{Key: "tracer", Header: "TRACER", Width: 10, Type: "string", Doc: "which tracer shows it"},
-		tracer.Column{Key: "details", Header: "DETAILS", Type: "string", Doc: "what is the tracer's own, of the columns that it shows by default"},
+		tracer.Column{Key: "details", Header: "DETAILS", Type: "string", Doc: "what is the tracer's own, of the columns that it shows by default: those that say something"},
 	)
 	if ancestors {
 		schema = append(schema, tracer.AncestorsColumn())
@@ -74,16 +74,18 @@ func (m *Mixed) view(s *Source) *Source {
 		if i >= common && i != ancestors {
 			own.names = append(own.names, strings.ToLower(s.Schema[i].Header))
 			own.values = append(own.values, s.Event[i])
+			own.voids = append(own.voids, s.Schema[i].Void)
 		}
 	}
 	return &Source{Name: s.Name, Schema: m.schema, Columns: m.columns, Event: event, Time: s.Time}
 }
 
-// details shows several values as one: name=value, those that are not empty.
+// details shows several values as one: name=value, those that say something.
 type details struct {
 	names  []string
 	values []field.Value
-	text   []byte // memory
+	voids  []string // tracer.Column.Void of each
+	text   []byte   // memory
 }
 
 // AppendText implements field.Value. A value that has a space or a quote in it stands in
@@ -92,7 +94,7 @@ func (d *details) AppendText(b []byte) []byte {
 	start := len(b)
 	for i, v := range d.values {
 		d.text = v.AppendText(d.text[:0])
-		if len(d.text) == 0 {
+		if len(d.text) == 0 || string(d.text) == d.voids[i] {
 			continue
 		}
 		if len(b) > start {

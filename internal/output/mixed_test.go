@@ -25,10 +25,25 @@ func TestDetails(t *testing.T) {
 		{"/a", "/b\told=/c", `old=/a new=/b\told=/c`},
 	} {
 		older, newer := field.Text(test.old), field.Text(test.new)
-		d := details{names: []string{"old", "new"}, values: []field.Value{&older, &newer}}
+		d := details{names: []string{"old", "new"}, values: []field.Value{&older, &newer}, voids: []string{"", ""}}
 		if got := string(d.AppendText(nil)); got != test.want {
 			t.Errorf("%q, %q: %s, want %s", test.old, test.new, got, test.want)
 		}
+	}
+}
+
+// TestDetailsVoid: what says nothing is left out, and nothing else.
+func TestDetailsVoid(t *testing.T) {
+	fd, errno, core, flags := field.Int32(-1), field.Errno(0), field.Bool(false), field.Text("-")
+	d := details{
+		names: []string{"fd", "err", "core", "flags"}, values: []field.Value{&fd, &errno, &core, &flags}, voids: []string{"-1", "0", "no", ""},
+	}
+	if got := string(d.AppendText(nil)); got != "flags=-" {
+		t.Errorf("all of them void: %s", got)
+	}
+	fd, errno, core = 0, -2, true
+	if got := string(d.AppendText(nil)); got != "fd=0 err=ENOENT core=yes flags=-" {
+		t.Errorf("none of them void: %s", got)
 	}
 }
 

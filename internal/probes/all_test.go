@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -50,6 +51,20 @@ func TestAll(t *testing.T) {
 			testPrograms(t, tr, spec)
 			testSize(t, tr, spec)
 		})
+	}
+}
+
+// TestOneType: a key has one type, whichever tracer's it is: an expression over several of them could not be right of
+// all, nor what reads their JSON.
+func TestOneType(t *testing.T) {
+	types, of := make(map[string]string), make(map[string]string)
+	for _, tr := range All() {
+		for _, c := range tr.Schema() {
+			if typ, ok := types[c.Key]; ok && typ != c.Type {
+				t.Errorf("%s is a %s of %s, and a %s of %s", c.Key, typ, of[c.Key], c.Type, tr.Name)
+			}
+			types[c.Key], of[c.Key] = c.Type, tr.Name
+		}
 	}
 }
 
@@ -124,7 +139,7 @@ func testConstants(t *testing.T, tr *tracer.Tracer, spec *ebpf.CollectionSpec) {
 	}
 	for name, v := range spec.Variables {
 		// What is there for bpf2go's sake alone is no tunable: it is not volatile.
-		if v.Constant() && !wanted[name] && volatile(v) && name != attach.CgroupConstant {
+		if v.Constant() && !wanted[name] && volatile(v) && !slices.Contains(attach.OptionalConstants(), name) {
 			t.Errorf("nothing sets the constant %s", name)
 		}
 	}
@@ -168,8 +183,9 @@ func testPrograms(t *testing.T, tr *tracer.Tracer, spec *ebpf.CollectionSpec) {
 			if strings.HasPrefix(program.SectionName, "iter/") && p.Prepares {
 				continue // what is there before
 			}
-			own = own || hook.Kind == want
-			if hook.Kind != want && want != tracer.Tracepoint { // which may be beside functions
+			multi := hook.Kind == tracer.KprobeMulti && !p.Atomic // which has those of tracepoints, or of functions
+			own = own || hook.Kind == want || multi
+			if hook.Kind != want && want != tracer.Tracepoint && !multi { // which may be beside functions
 				t.Errorf("%s (%s) is in a hook of the kind %s", p.Name, program.SectionName, hook.Kind)
 			}
 			if program.License != "Dual BSD/GPL" {

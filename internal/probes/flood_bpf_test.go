@@ -32,7 +32,7 @@ var floodComm = fmt.Sprintf("flood-%d", os.Getpid())
 // roles: flood waits, and fails to open a file and to execute a program as often as
 // its argument says: nothing makes events faster.
 func TestMain(m *testing.M) {
-	bpftest.Main(m, map[string]func() error{"descend": descend, "sockets": holdSockets, "flood": func() error {
+	bpftest.Main(m, map[string]func() error{"descend": descend, "sockets": holdSockets, "all": doAll, "flood": func() error {
 		n, err := strconv.Atoi(os.Args[1])
 		if err != nil {
 			return err

@@ -8,7 +8,7 @@ import "github.com/rbtrace/rbtrace/internal/field"
 // second one: bpf/include/rbtrace/names.h.
 type Names struct {
 	Call      field.Word       `json:"call" col:"CALL,w=9" doc:"the call"`
-	Ret       field.Int32      `json:"ret" col:"RET,w=3,right" doc:"what the call returned: 0, or the negative error number"`
+	Ret       field.Int32      `json:"ret" col:"RET,w=3,right,void=0" doc:"what the call returned: 0, or the negative error number"`
 	Errno     field.Errno      `json:"errno" col:"ERR,w=8" doc:"the error's name, empty when there was none"`
 	Flags     field.Flags      `json:"flags" col:"FLAGS,w=17" doc:"the flags of a call that takes some; what has no name is in hexadecimal"`
 	OldSource field.PathSource `json:"old_source" col:"OLDSOURCE,w=10" doc:"where old begins: absolute (as given), cwd, dirfd, unresolved: nobody knows, or text: it is what a symbolic link shall hold"`

@@ -22,6 +22,7 @@ type Column struct {
 	Right  bool   // aligned to the right
 	Doc    string
 	Type   string // of the JSON value: string, number, boolean, array of strings or of objects
+	Void   string // the text that says nothing, such as an error's 0: details leave it out, as they do what is empty
 
 	index []int // of the struct field
 }
@@ -149,6 +150,19 @@ func schemaOf(event reflect.Type) (Schema, error) {
 	return s, nil
 }
 
+// void is what Column.Void is for values of that type, where its declaration does not say.
+func void(t reflect.Type) string {
+	switch t {
+	case reflect.TypeFor[field.Errno]():
+		return "0"
+	case reflect.TypeFor[field.Bool]():
+		return "no"
+	case reflect.TypeFor[field.Flags](), reflect.TypeFor[field.CloneFlags](), reflect.TypeFor[field.Taints](), reflect.TypeFor[field.Maybe]():
+		return "-"
+	}
+	return ""
+}
+
 func columnOf(f reflect.StructField) (Column, error) {
 	c := Column{Key: f.Tag.Get("json"), Doc: f.Tag.Get("doc"), index: f.Index}
 	if !reflect.PointerTo(f.Type).Implements(valueType) {
@@ -171,9 +185,14 @@ func columnOf(f reflect.StructField) (Column, error) {
 				return c, fmt.Errorf("width %q is no number, or less than the header's", value)
 			}
 			c.Width = w
+		case "void":
+			c.Void = value
 		default:
 			return c, fmt.Errorf("unknown option %q", option)
 		}
+	}
+	if c.Void == "" {
+		c.Void = void(f.Type)
 	}
 	// The type of a key never depends on its value, so the zero value tells it.
 	zero := reflect.New(f.Type).Interface().(field.Value).AppendJSON(nil)

@@ -26,14 +26,21 @@ type HookKind string
 // The kinds of hooks, in the order in which auto tries them: tracepoints hold
 // across kernel versions and work without CONFIG_KPROBES.
 const (
-	Tracepoint HookKind = "tracepoint" // classic, raw or BTF
-	Fentry     HookKind = "fentry"     // fentry and fexit: BPF trampolines
-	Kprobe     HookKind = "kprobe"     // kprobe and kretprobe
-	Uprobe     HookKind = "uprobe"     // uprobe and uretprobe: functions of programs and libraries
+	// KprobeMulti has the programs of tracepoints on functions: those of system calls on the
+	// ones that do these calls, those of raw tracepoints on the ones that call their programs.
+	// It is for Linux 7.0 and later, which may preempt the program of such a tracepoint, and
+	// until its task runs again skips it for every other task on that CPU
+	// (trace_call_bpf_faultable and __bpf_trace_run, kernel/trace/bpf_trace.c). Before,
+	// kretprobe.multi lost calls, and no counter showed it.
+	KprobeMulti HookKind = "kprobe.multi"
+	Tracepoint  HookKind = "tracepoint" // classic, raw or BTF
+	Fentry      HookKind = "fentry"     // fentry and fexit: BPF trampolines
+	Kprobe      HookKind = "kprobe"     // kprobe and kretprobe
+	Uprobe      HookKind = "uprobe"     // uprobe and uretprobe: functions of programs and libraries
 )
 
 // Kinds returns all kinds, in the order in which auto tries them.
-func Kinds() []HookKind { return []HookKind{Tracepoint, Fentry, Kprobe, Uprobe} }
+func Kinds() []HookKind { return []HookKind{KprobeMulti, Tracepoint, Fentry, Kprobe, Uprobe} }
 
 // Hook is one set of programs that together deliver a tracer's events. The
 // schema is the same whichever hook carries them.
@@ -59,6 +66,9 @@ type Program struct {
 	// their version (libssl.so), and programs (bash). It is attached in each file of such
 	// a name that is found and has all that the hook's programs with the same Files look for.
 	Files []string
+	// Atomic says that the kernel comes to the tracepoint where nothing is preempted: KprobeMulti
+	// leaves it as it is.
+	Atomic bool
 	// Optional says that the function need not be there.
 	Optional bool
 	// Prepares says that the program makes no events and counts no hits itself, and that
@@ -137,7 +147,7 @@ func New[W, E any](def Def[W, E]) *Tracer {
 	}
 	t := &Tracer{
 		Name: def.Name, Short: def.Short, Long: def.Long, Examples: def.Examples, Costly: def.Costly,
-		Load: def.Load, Hooks: def.Hooks, Params: def.Params, Enums: def.Enums,
+		Load: def.Load, Hooks: withFunctions(def.Hooks), Params: def.Params, Enums: def.Enums,
 		Columns: def.Columns, FailedColumns: def.FailedColumns,
 		WireSize: int(unsafe.Sizeof(*new(W))),
 		wireType: reflect.TypeFor[W](),
@@ -163,6 +173,26 @@ func New[W, E any](def Def[W, E]) *Tracer {
 		return d
 	}
 	return t
+}
+
+// withFunctions returns hooks with one more of the kind KprobeMulti in front of them, and of those for
+// failed calls: with the programs of the first on tracepoints, or else on kprobes. A tracer whose programs are
+// never preempted there has none.
+func withFunctions(hooks []Hook) (all []Hook) {
+	for _, failed := range []bool{false, true} {
+		for _, kind := range []HookKind{Tracepoint, Kprobe} {
+			i := slices.IndexFunc(hooks, func(h Hook) bool { return h.Failed == failed && h.Kind == kind })
+			if i < 0 {
+				continue
+			}
+			if multi := hooks[i]; slices.ContainsFunc(multi.Programs, func(p Program) bool { return !p.Atomic }) {
+				multi.Kind = KprobeMulti
+				all = append(all, multi)
+			}
+			break
+		}
+	}
+	return append(all, hooks...)
 }
 
 // check returns the schema of the events, if the declaration is right.

@@ -4,6 +4,7 @@ package tracer
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -230,6 +231,26 @@ func TestVariant(t *testing.T) {
 	for i, want := range []string{"new", "old", "", ""} {
 		if got := tr.Variant(&tr.Hooks[i]); got != want {
 			t.Errorf("hook %d: %q, want %q", i, got, want)
+		}
+	}
+}
+
+// TestWithFunctions: what is on tracepoints, or else on kprobes, is on functions first, unless nothing preempts it.
+func TestWithFunctions(t *testing.T) {
+	programs, atomic := []Program{{Name: "one"}}, []Program{{Name: "one", Atomic: true}}
+	newer := []Program{{Name: "newer"}}
+	for _, test := range []struct{ hooks, want []Hook }{
+		{
+			[]Hook{{Kind: Tracepoint, Programs: newer}, {Kind: Tracepoint, Programs: programs}, {Kind: Kprobe, Programs: programs}, {Kind: Tracepoint, Failed: true, Programs: programs}},
+			[]Hook{{Kind: KprobeMulti, Programs: newer}, {Kind: KprobeMulti, Failed: true, Programs: programs}},
+		},
+		{[]Hook{{Kind: Fentry, Programs: newer}, {Kind: Kprobe, Programs: programs}}, []Hook{{Kind: KprobeMulti, Programs: programs}}},
+		{[]Hook{{Kind: Tracepoint, Programs: atomic}, {Kind: Kprobe, Programs: programs}}, nil},
+		{[]Hook{{Kind: Uprobe, Programs: programs}}, nil},
+	} {
+		want := append(slices.Clone(test.want), test.hooks...)
+		if got := withFunctions(test.hooks); !reflect.DeepEqual(got, want) {
+			t.Errorf("%+v, want %+v", got, want)
 		}
 	}
 }

@@ -27,6 +27,7 @@ const (
 	cgroupsProgRbCgroupMkdir  = "rb_cgroup_mkdir"
 	cgroupsProgRbCgroupRmdir  = "rb_cgroup_rmdir"
 	cgroupsVarCgroupsExport   = "cgroups_export"
+	cgroupsVarRbByFunction    = "rb_by_function"
 	cgroupsVarRbChangesLost   = "rb_changes_lost"
 )
 
@@ -88,6 +89,7 @@ type cgroupsMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type cgroupsVariableSpecs struct {
 	CgroupsExport *ebpf.VariableSpec `ebpf:"cgroups_export"`
+	RbByFunction  *ebpf.VariableSpec `ebpf:"rb_by_function"`
 	RbChangesLost *ebpf.VariableSpec `ebpf:"rb_changes_lost"`
 }
 
@@ -125,6 +127,7 @@ func (m *cgroupsMaps) Close() error {
 // It can be passed to loadCgroupsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type cgroupsVariables struct {
 	CgroupsExport *ebpf.Variable `ebpf:"cgroups_export"`
+	RbByFunction  *ebpf.Variable `ebpf:"rb_by_function"`
 	RbChangesLost *ebpf.Variable `ebpf:"rb_changes_lost"`
 }
 

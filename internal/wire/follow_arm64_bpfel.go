@@ -75,6 +75,7 @@ const (
 	followVarRbAwaited     = "rb_awaited"
 	followVarRbByCgroup    = "rb_by_cgroup"
 	followVarRbByComm      = "rb_by_comm"
+	followVarRbByFunction  = "rb_by_function"
 	followVarRbByTree      = "rb_by_tree"
 	followVarRbByUid       = "rb_by_uid"
 	followVarRbComm        = "rb_comm"
@@ -159,6 +160,7 @@ type followVariableSpecs struct {
 	RbAwaited     *ebpf.VariableSpec `ebpf:"rb_awaited"`
 	RbByCgroup    *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
 	RbByComm      *ebpf.VariableSpec `ebpf:"rb_by_comm"`
+	RbByFunction  *ebpf.VariableSpec `ebpf:"rb_by_function"`
 	RbByTree      *ebpf.VariableSpec `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.VariableSpec `ebpf:"rb_comm"`
@@ -223,6 +225,7 @@ type followVariables struct {
 	RbAwaited     *ebpf.Variable `ebpf:"rb_awaited"`
 	RbByCgroup    *ebpf.Variable `ebpf:"rb_by_cgroup"`
 	RbByComm      *ebpf.Variable `ebpf:"rb_by_comm"`
+	RbByFunction  *ebpf.Variable `ebpf:"rb_by_function"`
 	RbByTree      *ebpf.Variable `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.Variable `ebpf:"rb_comm"`

@@ -36,6 +36,7 @@ const (
 	lineageProgRbLineageTasks  = "rb_lineage_tasks"
 	lineageVarDescentExport    = "descent_export"
 	lineageVarProcessExport    = "process_export"
+	lineageVarRbByFunction     = "rb_by_function"
 )
 
 // loadLineage returns the embedded CollectionSpec for lineage.
@@ -98,6 +99,7 @@ type lineageMapSpecs struct {
 type lineageVariableSpecs struct {
 	DescentExport *ebpf.VariableSpec `ebpf:"descent_export"`
 	ProcessExport *ebpf.VariableSpec `ebpf:"process_export"`
+	RbByFunction  *ebpf.VariableSpec `ebpf:"rb_by_function"`
 }
 
 // lineageObjects contains all objects after they have been loaded into the kernel.
@@ -135,6 +137,7 @@ func (m *lineageMaps) Close() error {
 type lineageVariables struct {
 	DescentExport *ebpf.Variable `ebpf:"descent_export"`
 	ProcessExport *ebpf.Variable `ebpf:"process_export"`
+	RbByFunction  *ebpf.Variable `ebpf:"rb_by_function"`
 }
 
 // lineagePrograms contains all programs after they have been loaded into the kernel.

@@ -71,7 +71,7 @@ printf 'root:x:0:\n' >"$fs/etc/group"
 printf '127.0.0.1 localhost\n::1 localhost\n' >"$fs/etc/hosts"
 
 cd "$root"
-for command in cmd/rbtrace scripts/sockets scripts/neutral; do
+for command in cmd/rbtrace scripts/sockets scripts/neutral scripts/storm; do
 	CGO_ENABLED=0 go build -trimpath -o "$fs/rbtrace/" "./$command"
 done
 cp -R scripts "$fs/rbtrace/"

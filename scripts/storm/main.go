@@ -9,6 +9,9 @@
 //
 //	go run ./scripts/storm -rounds 5 './rbtrace open -o json' opensnoop
 //
+// With -callers or -loops the machine is busy on purpose: many processes open the file,
+// and others do nothing but take the processors.
+//
 // Each tracer writes to a file. Its start is not part of any figure.
 package main
 
@@ -30,6 +33,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,23 +43,32 @@ const (
 	minTimesCPU = 3.0 // what the others take of the CPU for an event
 )
 
-// callerName is argv[0] of the process that makes the storm.
-const callerName = "storm-caller"
+// The argv[0] of the processes that make the storm, and of those that change a BPF map.
+const (
+	callerName  = "storm-caller"
+	changerName = "storm-changer"
+)
 
 func main() {
 	if os.Args[0] == callerName {
-		exit(storm(os.Args[1], os.Args[2]))
+		exit(storm(os.Args[1:]))
+	}
+	if os.Args[0] == changerName {
+		exit(change())
 	}
 	rounds := flag.Int("rounds", 5, "number of rounds")
-	calls := flag.Int("calls", 500_000, "files opened in each storm")
+	calls := flag.Int("calls", 500_000, "files opened in each storm by each caller")
+	callers := flag.Int("callers", 1, "processes that open the file; more than one run on any processor")
+	loops := flag.Int("loops", 0, "endless loops beside them")
+	changes := flag.Int("changes", 0, "processes beside them that change a BPF map all the time: the kernel runs no program of a probe on such a CPU meanwhile")
 	same := flag.Int("same", 1, "the first N tracers are those that the goals are for")
 	wait := flag.Duration("calm", 20*time.Second, "how long to wait for a calm moment before each storm")
 	flag.Parse()
-	if flag.NArg() < max(*same, 1) || *rounds < 1 || *calls < 1 || *same < 1 {
-		fmt.Fprintln(os.Stderr, "usage: storm [-rounds N] [-calls N] [-same N] 'TRACER [ARG...]'...")
+	if flag.NArg() < max(*same, 1) || *rounds < 1 || *calls < 1 || *callers < 1 || *loops < 0 || *changes < 0 || *same < 1 {
+		fmt.Fprintln(os.Stderr, "usage: storm [-rounds N] [-calls N] [-callers N] [-loops N] [-changes N] [-same N] 'TRACER [ARG...]'...")
 		os.Exit(2)
 	}
-	s := storms{calls: *calls, calm: *wait}
+	s := storms{calls: *calls, callers: *callers, loops: *loops, changes: *changes, calm: *wait}
 	exit(s.run(flag.Args(), *rounds, *same))
 }
 
@@ -67,20 +80,23 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-// storm is the caller. It waits for its standard input to end, and prints what a
-// call took, in ns.
-func storm(path, calls string) error {
-	n, err := strconv.Atoi(calls)
+// storm is a caller. It waits for its standard input to end, and prints what a call
+// took, in ns.
+func storm(args []string) error {
+	path := args[0]
+	n, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
 	}
-	// On the last CPU, so that the scheduler does not decide the outcome; the
-	// tracers run where they like.
 	runtime.LockOSThread()
-	var cpus unix.CPUSet
-	cpus.Set(runtime.NumCPU() - 1)
-	if err := unix.SchedSetaffinity(0, &cpus); err != nil {
-		return fmt.Errorf("staying on one CPU: %w", err)
+	if alone := args[2] == "1"; alone {
+		// On the last CPU, so that the scheduler does not decide the outcome; the
+		// tracers run where they like.
+		var cpus unix.CPUSet
+		cpus.Set(runtime.NumCPU() - 1)
+		if err := unix.SchedSetaffinity(0, &cpus); err != nil {
+			return fmt.Errorf("staying on one CPU: %w", err)
+		}
 	}
 	debug.SetGCPercent(-1)
 	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
@@ -94,9 +110,22 @@ func storm(path, calls string) error {
 	return err
 }
 
+// change changes a map for ever.
+func change() error {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "storm", Type: ebpf.Hash, KeySize: 4, ValueSize: 8, MaxEntries: 1024})
+	if err != nil {
+		return fmt.Errorf("creating a map: %w", err)
+	}
+	for i := uint32(0); ; i++ {
+		if err := m.Put(i%1024, uint64(i)); err != nil {
+			return fmt.Errorf("changing the map: %w", err)
+		}
+	}
+}
+
 // result is what one storm showed, or the medians of several.
 type result struct {
-	call     float64 // ns, of the caller
+	call     float64 // ns, of a caller
 	untraced float64 // the same, with no tracer: the mean of before and after
 	cpu      float64 // ns of the tracer, for each event seen
 	seen     float64
@@ -104,9 +133,12 @@ type result struct {
 
 // storms are what all rounds have in common.
 type storms struct {
-	file  string // to be opened
-	calls int
-	calm  time.Duration
+	file    string // to be opened
+	calls   int    // of each caller
+	callers int
+	loops   int
+	changes int
+	calm    time.Duration
 }
 
 func (s *storms) run(tracers []string, rounds, same int) error {
@@ -118,6 +150,24 @@ func (s *storms) run(tracers []string, rounds, same int) error {
 	s.file = filepath.Join(dir, "opened")
 	if err := os.WriteFile(s.file, nil, 0o600); err != nil {
 		return err
+	}
+	others := slices.Concat(
+		slices.Repeat([][]string{{"sh", "-c", "while :; do :; done"}}, s.loops),
+		slices.Repeat([][]string{{changerName}}, s.changes))
+	for _, args := range others {
+		cmd := &exec.Cmd{Path: "/bin/sh", Args: args}
+		if args[0] == changerName {
+			cmd.Path = "/proc/self/exe"
+		}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		defer func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}()
+		s.calm = 0 // there will be no calm moment
 	}
 	results := make([][]result, len(tracers))
 	before, err := s.call()
@@ -139,7 +189,7 @@ func (s *storms) run(tracers []string, rounds, same int) error {
 			results[i] = append(results[i], r)
 		}
 	}
-	report(tracers, results, float64(s.calls), same)
+	report(tracers, results, float64(s.calls*s.callers), same)
 	return nil
 }
 
@@ -187,19 +237,38 @@ func median(results []result, of func(result) float64) float64 {
 }
 
 // call waits for a calm moment, has the file opened so many times, and returns how
-// long a call took, in ns.
-func (s *storms) call() (float64, error) {
+// long a call took, in ns: the mean of all callers.
+func (s *storms) call() (mean float64, err error) {
 	if err := calm(s.calm); err != nil {
 		return 0, err
 	}
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{callerName, s.file, strconv.Itoa(s.calls)}
-	cmd.Stderr = os.Stderr
-	out, err := cmd.Output()
+	r, w, err := os.Pipe()
 	if err != nil {
-		return 0, fmt.Errorf("calling: %w", err)
+		return 0, err
 	}
-	return strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
+	var callers []*exec.Cmd
+	outs := make([]bytes.Buffer, s.callers)
+	for i := range outs {
+		c := exec.Command("/proc/self/exe")
+		c.Args = []string{callerName, s.file, strconv.Itoa(s.calls), strconv.Itoa(s.callers)}
+		c.Stdin, c.Stdout, c.Stderr = r, &outs[i], os.Stderr
+		if err = c.Start(); err != nil {
+			break
+		}
+		callers = append(callers, c)
+	}
+	r.Close()
+	w.Close() // they begin
+	for i, c := range callers {
+		if werr := c.Wait(); werr != nil {
+			err = errors.Join(err, fmt.Errorf("calling: %w", werr))
+			continue
+		}
+		took, perr := strconv.ParseFloat(strings.TrimSpace(outs[i].String()), 64)
+		err = errors.Join(err, perr)
+		mean += took / float64(s.callers)
+	}
+	return mean, err
 }
 
 // measure has the file opened while a tracer runs.

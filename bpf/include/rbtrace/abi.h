@@ -12,6 +12,12 @@ enum rb_abi {
 	RB_ABI_ARM,
 };
 
+/* Has it calls of 32-bit programs, with numbers of their own? */
+static __always_inline bool rb_abi_is_32bit(__u32 abi)
+{
+	return abi == RB_ABI_I386 || abi == RB_ABI_ARM;
+}
+
 struct rb_syscall {
 	__u32 nr; /* RB_NO_SYSCALL: none */
 	__u32 abi;
@@ -50,8 +56,9 @@ static __always_inline __u32 rb_syscall_nr(struct pt_regs *regs)
 	return regs->ip ? (__u32)regs->orig_ax : RB_NO_SYSCALL;
 }
 #elif defined(__TARGET_ARCH_arm64)
-#define PSR_MODE32_BIT 0x10 /* arch/arm64/include/uapi/asm/ptrace.h */
-#define PSR_MODE_MASK  0xf
+#define X32_SYSCALL_BIT 0U
+#define PSR_MODE32_BIT	0x10 /* arch/arm64/include/uapi/asm/ptrace.h */
+#define PSR_MODE_MASK	0xf
 
 /* The call of that number that a task is in. */
 static __always_inline struct rb_syscall rb_syscall_of(struct task_struct *task,

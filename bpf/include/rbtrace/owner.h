@@ -19,6 +19,7 @@
 #define __RBTRACE_OWNER_H__
 
 #include "rbtrace/other.h"
+#include "rbtrace/syscall.h"
 
 #define EEXIST	   17
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
@@ -180,7 +181,8 @@ static __always_inline void rb_fill_head_of_owner(struct rb_head *head,
 SEC("tracepoint/syscalls/sys_exit_accept4")
 int rb_owner_accept(struct trace_event_raw_sys_exit *ctx)
 {
-	rb_owner_accepts(ctx->ret);
+	if (rb_call_exits(ctx))
+		rb_owner_accepts(rb_syscall_ret(ctx));
 	return 0;
 }
 
@@ -189,11 +191,11 @@ int rb_owner_accept(struct trace_event_raw_sys_exit *ctx)
 	SEC("raw_tp/inet_sock_set_state")                                                          \
 	int rb_owner_state(struct bpf_raw_tracepoint_args *ctx)                                    \
 	{                                                                                          \
-		const struct sock *sk = (void *)ctx->args[0];                                      \
+		const struct sock *sk = (void *)rb_arg(ctx, 0);                                    \
 		struct rb_owner o;                                                                 \
                                                                                                    \
 		if (rb_is_tcp(sk))                                                                 \
-			rb_owner_follow(&o, sk, (int)ctx->args[1], (int)ctx->args[2]);             \
+			rb_owner_follow(&o, sk, (int)rb_arg(ctx, 1), (int)rb_arg(ctx, 2));         \
 		return 0;                                                                          \
 	}
 

@@ -86,6 +86,8 @@ static __always_inline void rb_path_names_within(__u8 *dst, __u32 max, volatile 
 			vfsmnt = (void *)above + bpf_core_field_offset(struct mount, mnt);
 			continue;
 		}
+		if (pos >= max) /* full to the last byte: at max & (max - 1) is the leaf */
+			break;
 		n = bpf_probe_read_kernel_str(dst + (pos & (max - 1)), RB_NAME_MAX,
 					      BPF_CORE_READ(dentry, d_name.name));
 		if (n <= 0 || pos + n > max)

@@ -6,6 +6,7 @@
 #ifndef __RBTRACE_RING_H__
 #define __RBTRACE_RING_H__
 
+#include "rbtrace/context.h"
 #include "rbtrace/pid.h"
 
 #define TASK_COMM_LEN 16

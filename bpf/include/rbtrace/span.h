@@ -18,12 +18,12 @@ struct {
 } rb_begun SEC(".maps");
 
 /* For programs of syscalls/sys_enter_*. Where there is no room nobody will know how long it took. */
-static __always_inline int rb_span_begins(void)
+static __always_inline int rb_span_begins(struct trace_event_raw_sys_enter *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	__u64 key = (__u64)task, now = bpf_ktime_get_ns();
 
-	if (rb_task_is_wanted(task))
+	if (rb_call_enters(ctx) && rb_task_is_wanted(task))
 		bpf_map_update_elem(&rb_begun, &key, &now, BPF_ANY);
 	return 0;
 }

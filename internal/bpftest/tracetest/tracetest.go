@@ -166,7 +166,7 @@ func Open(tb testing.TB, opts attach.Options, tracers ...*tracer.Tracer) *Sessio
 	if opts.RingSize == 0 {
 		opts.RingSize = ringSize
 	}
-	s := &Session{tracers: tracers, Sink: NewSink()}
+	s := &Session{Sink: NewSink()}
 	read := make([]*tracer.Tracer, len(tracers))
 	for i, t := range tracers {
 		read[i] = readOnce(t)
@@ -180,9 +180,12 @@ func Open(tb testing.TB, opts attach.Options, tracers ...*tracer.Tracer) *Sessio
 		tb.Fatal(err)
 	}
 	tb.Cleanup(s.Session.Close)
-	columns := make([][]int, len(tracers))
+	for _, l := range s.Tracers { // not those that were left out
+		s.tracers = append(s.tracers, l.Tracer)
+	}
+	columns := make([][]int, len(s.tracers))
 	style := field.NewTimeStyle(field.TimeWall, nil)
-	if s.Consumer, err = consumer.New(s.Rings(), tracers, columns, style, Consume(opts)); err != nil {
+	if s.Consumer, err = consumer.New(s.Rings(), s.tracers, columns, style, Consume(opts)); err != nil {
 		tb.Fatal(err)
 	}
 	s.WatchCgroups(s.AddRing, s.RetireRing)

@@ -21,7 +21,7 @@ type Event struct {
 	Ret      field.Int32        `json:"ret" col:"RET,w=4,right" doc:"what the call returned: 0, or the negative error number"`
 	Errno    field.Errno        `json:"errno" col:"ERR,w=13" doc:"the error's name, empty when there was none"`
 	Opts     Options            `json:"opts" col:"OPTS,w=5" doc:"options of the socket: freebind, transparent, bind_address_no_port, reuseaddr, reuseport; in a table their letters F, T, N, R, r"`
-	If       field.Uint32       `json:"ifindex" col:"IF,w=2,right" doc:"index of the interface that the socket is bound to; 0: none"`
+	If       field.Uint32       `json:"ifindex" col:"IF,w=2,right,void=0" doc:"index of the interface that the socket is bound to; 0: none"`
 	Port     field.Port         `json:"port" col:"PORT,w=5,right" doc:"the port: that given, or where 0 was given that which the kernel chose"`
 	Addr     field.SocketName   `json:"addr" col:"ADDR" doc:"the address as given: of IP, or the path of a Unix socket, or with @ in front its abstract name"`
 	Abstract field.Bool         `json:"abstract" col:"ABSTRACT,w=8" doc:"whether addr is an abstract name"`

@@ -56,11 +56,11 @@ requests are seen, and those of its file's disk.`,
 	},
 	Load: loadBpf,
 	Hooks: []tracer.Hook{
-		{Kind: tracer.Tracepoint, Programs: oldest},
 		{Kind: tracer.Tracepoint, Programs: programs},
+		{Kind: tracer.Tracepoint, Programs: oldest},
 		{Kind: tracer.Tracepoint, Programs: older},
-		{Kind: tracer.Tracepoint, Failed: true, Programs: oldest},
 		{Kind: tracer.Tracepoint, Failed: true, Programs: programs},
+		{Kind: tracer.Tracepoint, Failed: true, Programs: oldest},
 		{Kind: tracer.Tracepoint, Failed: true, Programs: older},
 	},
 	Columns:       []string{"time", "pid", "comm", "disk", "op", "sector", "bytes", "latency_ns"},
@@ -91,7 +91,7 @@ var oldest = []tracer.Program{
 	{Name: bpfProgRbBioIssueQ},
 	{Name: bpfProgRbBioRequeueQ, Prepares: true},
 	{Name: bpfProgRbBioMergeQ, Prepares: true},
-	{Name: bpfProgRbBio},
+	{Name: bpfProgRbBio, Atomic: true},
 }
 
 // older are those for kernels before 6.5. What rb_bio_issue misses, rb_bio does not know
@@ -101,7 +101,7 @@ var older = []tracer.Program{
 	{Name: bpfProgRbBioIssue},
 	{Name: bpfProgRbBioRequeue, Prepares: true},
 	{Name: bpfProgRbBioMerge, Prepares: true},
-	{Name: bpfProgRbBio},
+	{Name: bpfProgRbBio, Atomic: true},
 }
 
 var programs = append([]tracer.Program{{Name: bpfProgRbBioStart}}, older...)

@@ -19,7 +19,7 @@ type Event struct {
 	Type      field.BPFType    `json:"type_name" col:"TYPE,w=13" doc:"type of the map (MAP_CREATE), the program (PROG_LOAD), the place (PROG_ATTACH, PROG_DETACH, PROG_QUERY, LINK_CREATE) or the perf event; empty for other commands"`
 	Name      field.Text       `json:"name" col:"NAME" doc:"name of the map or program, as the kernel has it and of a call that failed as the caller gave it; path of a pin (OBJ_PIN, OBJ_GET); the tracepoint (RAW_TRACEPOINT_OPEN)"`
 	ID        field.Uint32     `json:"id" col:"ID,w=6,right" doc:"the kernel's id of the map, program, link or BTF; 0: none"`
-	FD        field.Int32      `json:"fd" col:"FD,w=4,right" doc:"its descriptor: the new one, or the one that was given; -1: none"`
+	FD        field.Int32      `json:"fd" col:"FD,w=4,right,void=-1" doc:"its descriptor: the new one, or the one that was given; -1: none"`
 	Config    field.Hex        `json:"config" col:"CONFIG,w=10,right" doc:"of a perf event: which one of its type; the id of a tracepoint"`
 	TargetPID field.Int32      `json:"target_pid" col:"TARGET,w=7,right" doc:"of a perf event: the thread, in the caller's pid namespace; 0 the caller, -1 all"`
 	TargetCPU field.Int32      `json:"target_cpu" col:"TCPU,w=4,right" doc:"of a perf event: the CPU, -1 any"`

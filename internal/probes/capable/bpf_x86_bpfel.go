@@ -99,6 +99,7 @@ const (
 	bpfVarCapableExport       = "capable_export"
 	bpfVarRbByCgroup          = "rb_by_cgroup"
 	bpfVarRbByComm            = "rb_by_comm"
+	bpfVarRbByFunction        = "rb_by_function"
 	bpfVarRbByTree            = "rb_by_tree"
 	bpfVarRbByUid             = "rb_by_uid"
 	bpfVarRbComm              = "rb_comm"
@@ -186,6 +187,7 @@ type bpfVariableSpecs struct {
 	CapableExport *ebpf.VariableSpec `ebpf:"capable_export"`
 	RbByCgroup    *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
 	RbByComm      *ebpf.VariableSpec `ebpf:"rb_by_comm"`
+	RbByFunction  *ebpf.VariableSpec `ebpf:"rb_by_function"`
 	RbByTree      *ebpf.VariableSpec `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.VariableSpec `ebpf:"rb_comm"`
@@ -254,6 +256,7 @@ type bpfVariables struct {
 	CapableExport *ebpf.Variable `ebpf:"capable_export"`
 	RbByCgroup    *ebpf.Variable `ebpf:"rb_by_cgroup"`
 	RbByComm      *ebpf.Variable `ebpf:"rb_by_comm"`
+	RbByFunction  *ebpf.Variable `ebpf:"rb_by_function"`
 	RbByTree      *ebpf.Variable `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.Variable `ebpf:"rb_comm"`

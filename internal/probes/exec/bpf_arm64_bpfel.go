@@ -101,34 +101,38 @@ type bpfRbLedger struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapRbBooks       = "rb_books"
-	bpfMapRbCgroup      = "rb_cgroup"
-	bpfMapRbCgroupRings = "rb_cgroup_rings"
-	bpfMapRbRing        = "rb_ring"
-	bpfMapRbRings       = "rb_rings"
-	bpfMapRbScratch     = "rb_scratch"
-	bpfMapRbScratchArgs = "rb_scratch_args"
-	bpfMapRbTree        = "rb_tree"
-	bpfProgRbExec       = "rb_exec"
-	bpfProgRbExecExit   = "rb_exec_exit"
-	bpfVarRbArgLast     = "rb_arg_last"
-	bpfVarRbArgMasks    = "rb_arg_masks"
-	bpfVarRbByCgroup    = "rb_by_cgroup"
-	bpfVarRbByComm      = "rb_by_comm"
-	bpfVarRbByTree      = "rb_by_tree"
-	bpfVarRbByUid       = "rb_by_uid"
-	bpfVarRbComm        = "rb_comm"
-	bpfVarRbFailed      = "rb_failed"
-	bpfVarRbOn          = "rb_on"
-	bpfVarRbPid         = "rb_pid"
-	bpfVarRbPpid        = "rb_ppid"
-	bpfVarRbRingCount   = "rb_ring_count"
-	bpfVarRbTid         = "rb_tid"
-	bpfVarRbTopology    = "rb_topology"
-	bpfVarRbTracer      = "rb_tracer"
-	bpfVarRbUid         = "rb_uid"
-	bpfVarRbWakeup      = "rb_wakeup"
-	bpfVarRbWakeupBytes = "rb_wakeup_bytes"
+	bpfMapRbBooks        = "rb_books"
+	bpfMapRbCgroup       = "rb_cgroup"
+	bpfMapRbCgroupRings  = "rb_cgroup_rings"
+	bpfMapRbRing         = "rb_ring"
+	bpfMapRbRings        = "rb_rings"
+	bpfMapRbScratch      = "rb_scratch"
+	bpfMapRbScratchArgs  = "rb_scratch_args"
+	bpfMapRbTree         = "rb_tree"
+	bpfProgRbExec        = "rb_exec"
+	bpfProgRbExecExit    = "rb_exec_exit"
+	bpfVarRbArgLast      = "rb_arg_last"
+	bpfVarRbArgMasks     = "rb_arg_masks"
+	bpfVarRbByCgroup     = "rb_by_cgroup"
+	bpfVarRbByComm       = "rb_by_comm"
+	bpfVarRbByFunction   = "rb_by_function"
+	bpfVarRbByTree       = "rb_by_tree"
+	bpfVarRbByUid        = "rb_by_uid"
+	bpfVarRbComm         = "rb_comm"
+	bpfVarRbFailed       = "rb_failed"
+	bpfVarRbOfAllCalls   = "rb_of_all_calls"
+	bpfVarRbOn           = "rb_on"
+	bpfVarRbOwnCallCount = "rb_own_call_count"
+	bpfVarRbOwnCalls     = "rb_own_calls"
+	bpfVarRbPid          = "rb_pid"
+	bpfVarRbPpid         = "rb_ppid"
+	bpfVarRbRingCount    = "rb_ring_count"
+	bpfVarRbTid          = "rb_tid"
+	bpfVarRbTopology     = "rb_topology"
+	bpfVarRbTracer       = "rb_tracer"
+	bpfVarRbUid          = "rb_uid"
+	bpfVarRbWakeup       = "rb_wakeup"
+	bpfVarRbWakeupBytes  = "rb_wakeup_bytes"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -195,24 +199,28 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	RbArgLast     *ebpf.VariableSpec `ebpf:"rb_arg_last"`
-	RbArgMasks    *ebpf.VariableSpec `ebpf:"rb_arg_masks"`
-	RbByCgroup    *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
-	RbByComm      *ebpf.VariableSpec `ebpf:"rb_by_comm"`
-	RbByTree      *ebpf.VariableSpec `ebpf:"rb_by_tree"`
-	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
-	RbComm        *ebpf.VariableSpec `ebpf:"rb_comm"`
-	RbFailed      *ebpf.VariableSpec `ebpf:"rb_failed"`
-	RbOn          *ebpf.VariableSpec `ebpf:"rb_on"`
-	RbPid         *ebpf.VariableSpec `ebpf:"rb_pid"`
-	RbPpid        *ebpf.VariableSpec `ebpf:"rb_ppid"`
-	RbRingCount   *ebpf.VariableSpec `ebpf:"rb_ring_count"`
-	RbTid         *ebpf.VariableSpec `ebpf:"rb_tid"`
-	RbTopology    *ebpf.VariableSpec `ebpf:"rb_topology"`
-	RbTracer      *ebpf.VariableSpec `ebpf:"rb_tracer"`
-	RbUid         *ebpf.VariableSpec `ebpf:"rb_uid"`
-	RbWakeup      *ebpf.VariableSpec `ebpf:"rb_wakeup"`
-	RbWakeupBytes *ebpf.VariableSpec `ebpf:"rb_wakeup_bytes"`
+	RbArgLast      *ebpf.VariableSpec `ebpf:"rb_arg_last"`
+	RbArgMasks     *ebpf.VariableSpec `ebpf:"rb_arg_masks"`
+	RbByCgroup     *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
+	RbByComm       *ebpf.VariableSpec `ebpf:"rb_by_comm"`
+	RbByFunction   *ebpf.VariableSpec `ebpf:"rb_by_function"`
+	RbByTree       *ebpf.VariableSpec `ebpf:"rb_by_tree"`
+	RbByUid        *ebpf.VariableSpec `ebpf:"rb_by_uid"`
+	RbComm         *ebpf.VariableSpec `ebpf:"rb_comm"`
+	RbFailed       *ebpf.VariableSpec `ebpf:"rb_failed"`
+	RbOfAllCalls   *ebpf.VariableSpec `ebpf:"rb_of_all_calls"`
+	RbOn           *ebpf.VariableSpec `ebpf:"rb_on"`
+	RbOwnCallCount *ebpf.VariableSpec `ebpf:"rb_own_call_count"`
+	RbOwnCalls     *ebpf.VariableSpec `ebpf:"rb_own_calls"`
+	RbPid          *ebpf.VariableSpec `ebpf:"rb_pid"`
+	RbPpid         *ebpf.VariableSpec `ebpf:"rb_ppid"`
+	RbRingCount    *ebpf.VariableSpec `ebpf:"rb_ring_count"`
+	RbTid          *ebpf.VariableSpec `ebpf:"rb_tid"`
+	RbTopology     *ebpf.VariableSpec `ebpf:"rb_topology"`
+	RbTracer       *ebpf.VariableSpec `ebpf:"rb_tracer"`
+	RbUid          *ebpf.VariableSpec `ebpf:"rb_uid"`
+	RbWakeup       *ebpf.VariableSpec `ebpf:"rb_wakeup"`
+	RbWakeupBytes  *ebpf.VariableSpec `ebpf:"rb_wakeup_bytes"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -262,24 +270,28 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	RbArgLast     *ebpf.Variable `ebpf:"rb_arg_last"`
-	RbArgMasks    *ebpf.Variable `ebpf:"rb_arg_masks"`
-	RbByCgroup    *ebpf.Variable `ebpf:"rb_by_cgroup"`
-	RbByComm      *ebpf.Variable `ebpf:"rb_by_comm"`
-	RbByTree      *ebpf.Variable `ebpf:"rb_by_tree"`
-	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
-	RbComm        *ebpf.Variable `ebpf:"rb_comm"`
-	RbFailed      *ebpf.Variable `ebpf:"rb_failed"`
-	RbOn          *ebpf.Variable `ebpf:"rb_on"`
-	RbPid         *ebpf.Variable `ebpf:"rb_pid"`
-	RbPpid        *ebpf.Variable `ebpf:"rb_ppid"`
-	RbRingCount   *ebpf.Variable `ebpf:"rb_ring_count"`
-	RbTid         *ebpf.Variable `ebpf:"rb_tid"`
-	RbTopology    *ebpf.Variable `ebpf:"rb_topology"`
-	RbTracer      *ebpf.Variable `ebpf:"rb_tracer"`
-	RbUid         *ebpf.Variable `ebpf:"rb_uid"`
-	RbWakeup      *ebpf.Variable `ebpf:"rb_wakeup"`
-	RbWakeupBytes *ebpf.Variable `ebpf:"rb_wakeup_bytes"`
+	RbArgLast      *ebpf.Variable `ebpf:"rb_arg_last"`
+	RbArgMasks     *ebpf.Variable `ebpf:"rb_arg_masks"`
+	RbByCgroup     *ebpf.Variable `ebpf:"rb_by_cgroup"`
+	RbByComm       *ebpf.Variable `ebpf:"rb_by_comm"`
+	RbByFunction   *ebpf.Variable `ebpf:"rb_by_function"`
+	RbByTree       *ebpf.Variable `ebpf:"rb_by_tree"`
+	RbByUid        *ebpf.Variable `ebpf:"rb_by_uid"`
+	RbComm         *ebpf.Variable `ebpf:"rb_comm"`
+	RbFailed       *ebpf.Variable `ebpf:"rb_failed"`
+	RbOfAllCalls   *ebpf.Variable `ebpf:"rb_of_all_calls"`
+	RbOn           *ebpf.Variable `ebpf:"rb_on"`
+	RbOwnCallCount *ebpf.Variable `ebpf:"rb_own_call_count"`
+	RbOwnCalls     *ebpf.Variable `ebpf:"rb_own_calls"`
+	RbPid          *ebpf.Variable `ebpf:"rb_pid"`
+	RbPpid         *ebpf.Variable `ebpf:"rb_ppid"`
+	RbRingCount    *ebpf.Variable `ebpf:"rb_ring_count"`
+	RbTid          *ebpf.Variable `ebpf:"rb_tid"`
+	RbTopology     *ebpf.Variable `ebpf:"rb_topology"`
+	RbTracer       *ebpf.Variable `ebpf:"rb_tracer"`
+	RbUid          *ebpf.Variable `ebpf:"rb_uid"`
+	RbWakeup       *ebpf.Variable `ebpf:"rb_wakeup"`
+	RbWakeupBytes  *ebpf.Variable `ebpf:"rb_wakeup_bytes"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

@@ -531,25 +531,64 @@ func TestDeepPaths(t *testing.T) {
 		{"57 directories", 57, 3, 0, 0},
 		{"71 directories", 71, 3, 64, 63},
 		{"3900 bytes", 20, 190, 0, 0},
+		{"4096 bytes and more", 16, 255, 16, 15},
 		{"6000 bytes", 30, 199, 20, 20},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir, name := bpftest.Dir(t), strings.Repeat("d", test.width)
+			dir := bpftest.Dir(t)
 			t.Chdir(dir)
-			for range test.depth { // one by one, for a path has a limit
-				check(t, os.Mkdir(name, 0o755))
-				check(t, os.Chdir(name))
+			var below []string
+			for i := range test.depth { // one by one, for a path has a limit
+				name := fmt.Sprintf("/%0*d", test.width, i)
+				check(t, os.Mkdir(name[1:], 0o755))
+				check(t, os.Chdir(name[1:]))
+				below = append(below, name)
 			}
 			bpftest.LinkQuick(t, "quick")
 			events := tracetest.Trace(t, exec.Tracer, mine(), func() { bpftest.Spawn(t, 1, "./quick", nil, nil, nil) })
 			path := func(kept int) string {
 				if kept == 0 {
-					return dir + strings.Repeat("/"+name, test.depth)
+					return dir + strings.Join(below, "")
 				}
-				return "…" + strings.Repeat("/"+name, kept)
+				return "…" + strings.Join(below[len(below)-kept:], "")
 			}
 			tracetest.Same(t, events, []event{{"file": "./quick", "cwd": path(test.cwd), "exe": path(test.exe) + "/quick"}})
 		})
+	}
+}
+
+// TestClockSet: the times of events are those of the wall clock as it was then, also when somebody sets it.
+func TestClockSet(t *testing.T) {
+	bpftest.Require(t)
+	if os.Getenv(bpftest.KernelEnv) == "" {
+		bpftest.Lacks(t, "it sets the clock: a machine of one's own")
+	}
+	path := quick(t)
+	set := func(forth time.Duration) {
+		ts := unix.NsecToTimespec(time.Now().Add(forth).UnixNano())
+		check(t, unix.ClockSettime(unix.CLOCK_REALTIME, &ts))
+	}
+	s := tracetest.Open(t, mine(), exec.Tracer)
+	steps := []time.Duration{time.Hour, -time.Hour, 20 * time.Millisecond, -20 * time.Millisecond}
+	var begins, ends []time.Time
+	for _, step := range append(steps, 0) {
+		begins = append(begins, time.Now().Round(0)) // without what Go has of the monotonic clock
+		bpftest.Spawn(t, 2, path, nil, nil, nil)
+		s.Drain(t)
+		ends = append(ends, time.Now().Round(0))
+		set(step)
+	}
+	events := s.Finish(t).Events
+	if len(events) != 2*len(begins) {
+		t.Fatalf("%d events, want %d", len(events), 2*len(begins))
+	}
+	for i, e := range events {
+		wall, err := time.Parse(time.RFC3339Nano, e["time"].(string))
+		check(t, err)
+		begin, end := begins[i/2], ends[i/2]
+		if wall.Before(begin.Add(-time.Millisecond)) || wall.After(end.Add(time.Millisecond)) {
+			t.Errorf("event %d: time %v, want it between %v and %v", i, wall, begin, end)
+		}
 	}
 }
 
@@ -559,27 +598,24 @@ func TestTimes(t *testing.T) {
 	bpftest.Require(t)
 	path := quick(t)
 	cpu := bpftest.Pin(t)
-	now := func() int64 {
-		var ts unix.Timespec
-		check(t, unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts))
-		return ts.Nano()
-	}
-	var last, end int64
+	var begin, end time.Time
+	var last, most int64
 	events := tracetest.Trace(t, exec.Tracer, mine(), func() {
-		last = now()
+		begin, last = time.Now(), int64(kernel.BootTime())
 		bpftest.Spawn(t, 7, path, nil, nil, nil)
-		end = now()
+		end, most = time.Now(), int64(kernel.BootTime())
 	})
+	const exact = time.Millisecond // as two clocks can be read under emulation
 	for _, e := range events {
 		boot := e["boot_ns"].(int64)
-		if boot < last || boot > end {
-			t.Errorf("boot_ns is %d, want it between %d and %d", boot, last, end)
+		if boot < last || boot > most {
+			t.Errorf("boot_ns is %d, want it between %d and %d", boot, last, most)
 		}
 		last = boot
 		wall, err := time.Parse(time.RFC3339Nano, e["time"].(string))
 		check(t, err)
-		if offset := wall.UnixNano() - boot - kernel.WallOffset(); offset < -int64(time.Minute) || offset > int64(time.Minute) {
-			t.Errorf("time %v is not boot_ns %d", wall, boot)
+		if wall.Before(begin.Add(-exact)) || wall.After(end.Add(exact)) {
+			t.Errorf("time %v, want it between %v and %v", wall, begin, end)
 		}
 		if e["cpu"] != int64(cpu) {
 			t.Errorf("cpu is %d, want %d", e["cpu"], cpu)

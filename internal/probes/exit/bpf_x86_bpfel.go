@@ -76,6 +76,7 @@ const (
 	bpfVarExitExport    = "exit_export"
 	bpfVarRbByCgroup    = "rb_by_cgroup"
 	bpfVarRbByComm      = "rb_by_comm"
+	bpfVarRbByFunction  = "rb_by_function"
 	bpfVarRbByTree      = "rb_by_tree"
 	bpfVarRbByUid       = "rb_by_uid"
 	bpfVarRbComm        = "rb_comm"
@@ -157,6 +158,7 @@ type bpfVariableSpecs struct {
 	ExitExport    *ebpf.VariableSpec `ebpf:"exit_export"`
 	RbByCgroup    *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
 	RbByComm      *ebpf.VariableSpec `ebpf:"rb_by_comm"`
+	RbByFunction  *ebpf.VariableSpec `ebpf:"rb_by_function"`
 	RbByTree      *ebpf.VariableSpec `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.VariableSpec `ebpf:"rb_comm"`
@@ -221,6 +223,7 @@ type bpfVariables struct {
 	ExitExport    *ebpf.Variable `ebpf:"exit_export"`
 	RbByCgroup    *ebpf.Variable `ebpf:"rb_by_cgroup"`
 	RbByComm      *ebpf.Variable `ebpf:"rb_by_comm"`
+	RbByFunction  *ebpf.Variable `ebpf:"rb_by_function"`
 	RbByTree      *ebpf.Variable `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.Variable `ebpf:"rb_comm"`

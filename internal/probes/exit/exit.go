@@ -14,8 +14,9 @@ import (
 type Event struct {
 	tracer.Common
 	Age    field.Latency `json:"age_ns" col:"AGE,w=9,right" doc:"how long the process lived"`
-	Code   field.Int32   `json:"code" col:"CODE,w=4,right" doc:"exit status; -1 where a signal ended it"`
+	Code   field.Int32   `json:"code" col:"CODE,w=4,right,void=-1" doc:"exit status; -1 where a signal ended it"`
 	Signal field.Signal  `json:"signal" col:"SIGNAL,w=11" doc:"the signal that ended it, empty where none did"`
+	Signo  field.Int32   `json:"signo" col:"SIGNO,w=5,right" doc:"the same by its number, 0 where none did"`
 	Core   field.Bool    `json:"core_dumped" col:"CORE,w=4" doc:"whether a core was dumped"`
 }
 
@@ -49,6 +50,7 @@ func decode(w *bpfExitEvent, _ []byte, e *Event) error {
 	e.Age = field.Latency(w.Age)
 	e.Signal, e.Core = field.Signal(w.Status&signal), w.Status&core != 0
 	e.Code = field.Int32(w.Status >> shift & 0xff)
+	e.Signo = field.Int32(e.Signal)
 	if e.Signal != 0 {
 		e.Code = -1
 	}

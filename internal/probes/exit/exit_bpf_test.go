@@ -135,12 +135,12 @@ func TestExit(t *testing.T) {
 				if failed && got == 0 {
 					return
 				}
-				name := ""
+				name, signo := "", 0
 				if got.Signaled() {
-					name = unix.SignalName(got.Signal())
+					name, signo = unix.SignalName(got.Signal()), int(got.Signal())
 				}
 				want = append(want, event{
-					"pid": int64(pid), "code": int64(got.ExitStatus()), "signal": name, "core_dumped": got.CoreDump(),
+					"pid": int64(pid), "code": int64(got.ExitStatus()), "signal": name, "signo": int64(signo), "core_dumped": got.CoreDump(),
 				})
 				longest = append(longest, most)
 			}

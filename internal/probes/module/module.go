@@ -23,7 +23,7 @@ type Event struct {
 	File      field.Text   `json:"file" col:"FILE" doc:"of a finit_module that failed: absolute path of the module's file"`
 	Params    field.Text   `json:"params" col:"PARAMS,w=16" doc:"of a load that failed: the parameters for the module, up to 1023 bytes"`
 	Truncated field.Bool   `json:"params_truncated" col:"CUT,w=3" doc:"whether params is not all of them, or not readable"`
-	Flags     field.Hex    `json:"flags" col:"FLAGS,w=6" doc:"flags of a finit_module or delete_module that failed"`
+	Flags     field.Flags  `json:"flags" col:"FLAGS,w=24" doc:"flags of a finit_module or delete_module that failed"`
 	Ret       field.Int32  `json:"ret" col:"RET,w=4,right" doc:"what a failed call returned; else 0"`
 	Errno     field.Errno  `json:"errno" col:"ERR,w=9" doc:"the error's name, empty when there was none"`
 
@@ -113,7 +113,10 @@ func decode(w *bpfModuleEvent, tail []byte, e *Event) error {
 		e.file = tracer.AppendPath(e.file[:0], tail[n:n+m], tracer.PathFlags(flags)&tracer.PathMask)
 		e.File = e.file
 	}
-	e.Flags = field.Hex(w.Flags)
+	e.Flags = field.Flags{Bits: uint64(w.Flags), Names: field.FinitModuleFlags}
+	if e.Op {
+		e.Flags.Names = field.DeleteModuleFlags
+	}
 	e.Ret, e.Errno = field.Int32(w.Ret), field.Errno(w.Ret)
 	return nil
 }

@@ -115,7 +115,7 @@ func TestFailed(t *testing.T) {
 			t.Fatalf("%v: %v", e, err)
 		}
 		w := event{
-			"type": "module", "op": "load", "name": "", "taints": "", "params": "", "params_truncated": false, "flags": "0x0", "file": "",
+			"type": "module", "op": "load", "name": "", "taints": "", "params": "", "params_truncated": false, "flags": []string{}, "file": "",
 			"ret": -int64(errno), "errno": unix.ErrnoName(errno), tracetest.Raw: raw,
 		}
 		maps.Copy(w, e)
@@ -124,16 +124,16 @@ func TestFailed(t *testing.T) {
 	events := tracetest.Trace(t, module.Tracer, opts, func() {
 		for range n {
 			add(unix.FinitModule(int(f.Fd()), "a=1 "+hostile, 1),
-				event{"call": "finit_module", "flags": "0x1", "file": tracetest.Text(path(int(f.Fd()))), "params": tracetest.Text("a=1 " + hostile)},
+				event{"call": "finit_module", "flags": []string{"MODULE_INIT_IGNORE_MODVERSIONS"}, "file": tracetest.Text(path(int(f.Fd()))), "params": tracetest.Text("a=1 " + hostile)},
 				map[string]string{"file": dir + "/" + hostile, "params": "a=1 " + hostile})
 			add(unix.FinitModule(int(gone.Fd()), "", 0), event{"call": "finit_module", "file": path(int(gone.Fd()))}, nil)
 			add(unix.FinitModule(memory, long[1:], 0), event{"call": "finit_module", "file": path(memory), "params": long[1:]}, nil)
-			add(unix.FinitModule(1<<20, long, 0x100), event{"call": "finit_module", "flags": "0x100", "params": long[1:], "params_truncated": true}, nil)
+			add(unix.FinitModule(1<<20, long, 0x100), event{"call": "finit_module", "flags": []string{"0x100"}, "params": long[1:], "params_truncated": true}, nil)
 			_, _, errno := unix.RawSyscall(unix.SYS_FINIT_MODULE, f.Fd(), 1, 0)
 			add(errno, event{"call": "finit_module", "file": tracetest.Text(path(int(f.Fd()))), "params_truncated": true}, nil)
 			add(unix.InitModule([]byte("no module"), "x=y"), event{"call": "init_module", "params": "x=y"}, nil)
 			add(unix.DeleteModule(hostile, unix.O_NONBLOCK|unix.O_TRUNC),
-				event{"call": "delete_module", "op": "unload", "name": tracetest.Text(hostile), "flags": "0xa00"}, map[string]string{"name": hostile})
+				event{"call": "delete_module", "op": "unload", "name": tracetest.Text(hostile), "flags": []string{"O_TRUNC", "O_NONBLOCK"}}, map[string]string{"name": hostile})
 			name := append([]byte(long), 0)
 			_, _, errno = unix.RawSyscall(unix.SYS_DELETE_MODULE, uintptr(unsafe.Pointer(&name[0])), 0, 0)
 			add(errno, event{"call": "delete_module", "op": "unload", "name": long[:63]}, nil)

@@ -24,7 +24,7 @@ type Event struct {
 	Propagate field.Flags      `json:"propagation" col:"PROPAGATION,w=12" doc:"the propagation that these set: one of MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE and MS_SHARED"`
 	Cmd       field.Word       `json:"cmd" col:"CMD,w=23" doc:"the command of fsconfig; empty where it has no name"`
 	Aux       field.Int32      `json:"aux" col:"AUX,w=6,right" doc:"the number that fsconfig was given last: a descriptor, or how long FSCONFIG_SET_BINARY's value is; else 0"`
-	FD        field.Int32      `json:"fd" col:"FD,w=4,right" doc:"the descriptor of the file system that fsconfig or fsmount was given, or of the mount that move_mount was; else -1"`
+	FD        field.Int32      `json:"fd" col:"FD,w=4,right,void=-1" doc:"the descriptor of the file system that fsconfig or fsmount was given, or of the mount that move_mount was; else -1"`
 	Data      field.Text       `json:"data" col:"DATA,w=24" doc:"the options of mount, or KEY or KEY=VALUE of fsconfig: there may be passwords among them"`
 	SrcSource field.PathSource `json:"src_source" col:"SRCSOURCE,w=10" doc:"where src begins: absolute (as given), cwd, dirfd, unresolved: there is none, or nobody knows, or text: it is no path for the call"`
 	DstSource field.PathSource `json:"dst_source" col:"DSTSOURCE,w=10" doc:"where dst begins, likewise"`

@@ -96,6 +96,7 @@ const (
 	bpfVarOomkillExport          = "oomkill_export"
 	bpfVarRbByCgroup             = "rb_by_cgroup"
 	bpfVarRbByComm               = "rb_by_comm"
+	bpfVarRbByFunction           = "rb_by_function"
 	bpfVarRbByTree               = "rb_by_tree"
 	bpfVarRbByUid                = "rb_by_uid"
 	bpfVarRbComm                 = "rb_comm"
@@ -182,6 +183,7 @@ type bpfVariableSpecs struct {
 	OomkillExport *ebpf.VariableSpec `ebpf:"oomkill_export"`
 	RbByCgroup    *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
 	RbByComm      *ebpf.VariableSpec `ebpf:"rb_by_comm"`
+	RbByFunction  *ebpf.VariableSpec `ebpf:"rb_by_function"`
 	RbByTree      *ebpf.VariableSpec `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.VariableSpec `ebpf:"rb_comm"`
@@ -248,6 +250,7 @@ type bpfVariables struct {
 	OomkillExport *ebpf.Variable `ebpf:"oomkill_export"`
 	RbByCgroup    *ebpf.Variable `ebpf:"rb_by_cgroup"`
 	RbByComm      *ebpf.Variable `ebpf:"rb_by_comm"`
+	RbByFunction  *ebpf.Variable `ebpf:"rb_by_function"`
 	RbByTree      *ebpf.Variable `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm        *ebpf.Variable `ebpf:"rb_comm"`

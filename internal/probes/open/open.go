@@ -17,7 +17,7 @@ import (
 // Event is one open, openat, openat2 or creat.
 type Event struct {
 	tracer.Common
-	FD         field.Int32        `json:"fd" col:"FD,w=4,right" doc:"the new descriptor, -1 when the call failed"`
+	FD         field.Int32        `json:"fd" col:"FD,w=4,right,void=-1" doc:"the new descriptor, -1 when the call failed"`
 	Ret        field.Int32        `json:"ret" col:"RET,w=4,right" doc:"what the call returned: the descriptor, or the negative error number"`
 	Errno      field.Errno        `json:"errno" col:"ERR,w=8" doc:"the error's name, empty when there was none"`
 	Flags      field.OpenFlags    `json:"flags" col:"FLAGS,w=28" doc:"the flags as given, of creat those that it stands for; what has no name is in hexadecimal"`

@@ -19,6 +19,7 @@ import (
 	"github.com/rbtrace/rbtrace/internal/bpftest"
 	"github.com/rbtrace/rbtrace/internal/bpftest/tracetest"
 	"github.com/rbtrace/rbtrace/internal/probes/open"
+	"github.com/rbtrace/rbtrace/internal/tracer"
 )
 
 type event = tracetest.Event
@@ -92,31 +93,42 @@ func result(ret int) event {
 // hostile is a name that no program should trip over.
 const hostile = "a \"b\"\n\x1b[31m\xff\xc3ü\u202e"
 
+// TestEveryOpen: by the hook that is tried first, and by the one that is for kernels without it.
 func TestEveryOpen(t *testing.T) {
 	bpftest.Require(t)
 	n := bpftest.Few(10007, 1009)
-	dir := bpftest.Dir(t)
-	var want []event
-	events := tracetest.Trace(t, open.Tracer, mine(), func() {
-		onThread(t, func() {
-			bpftest.Must(unix.Chdir(dir))
-			for i := range n {
-				file := fmt.Sprintf("f%d", i)
-				w := event{"type": "open", "comm": comm, "pid": int64(os.Getpid()), "tid": int64(unix.Gettid()), "file": file, "path": dir + "/" + file, "path_source": "cwd"}
-				if i%3 == 0 {
-					file = dir + "/" + file
-					w["file"], w["path_source"] = file, "absolute"
-				}
-				ret := openat(cwd, file, unix.O_RDONLY|unix.O_CREAT*uint64(i%2), 0o640)
-				if ret >= 0 {
-					bpftest.Must(unix.Close(ret), unix.Unlink(file))
-				}
-				maps.Copy(w, result(ret))
-				want = append(want, w)
-			}
+	for _, kind := range slices.Compact([]tracer.HookKind{attach.First(open.Tracer, false), tracer.Tracepoint}) {
+		t.Run(string(kind), func(t *testing.T) {
+			opts := mine()
+			opts.Hook = kind
+			dir := bpftest.Dir(t)
+			var want []event
+			events := tracetest.Trace(t, open.Tracer, opts, func() {
+				onThread(t, func() { want = openMany(dir, n) })
+			})
+			tracetest.Same(t, events, want)
 		})
-	})
-	tracetest.Same(t, events, want)
+	}
+}
+
+// openMany opens n files of a directory, and returns the events that are to be seen.
+func openMany(dir string, n int) (want []event) {
+	bpftest.Must(unix.Chdir(dir))
+	for i := range n {
+		file := fmt.Sprintf("f%d", i)
+		w := event{"type": "open", "comm": comm, "pid": int64(os.Getpid()), "tid": int64(unix.Gettid()), "file": file, "path": dir + "/" + file, "path_source": "cwd"}
+		if i%3 == 0 {
+			file = dir + "/" + file
+			w["file"], w["path_source"] = file, "absolute"
+		}
+		ret := openat(cwd, file, unix.O_RDONLY|unix.O_CREAT*uint64(i%2), 0o640)
+		if ret >= 0 {
+			bpftest.Must(unix.Close(ret), unix.Unlink(file))
+		}
+		maps.Copy(w, result(ret))
+		want = append(want, w)
+	}
+	return want
 }
 
 // TestAtOnce opens files from several threads.
@@ -569,6 +581,53 @@ func TestDeepPaths(t *testing.T) {
 			tracetest.Same(t, events, []event{{"path": path + "/file"}, {"path": path + "/" + file}})
 		})
 	}
+}
+
+// enterNew makes directories, one in the other, whose names take so many bytes with a slash each, and enters them. Each has
+// a name of its own.
+func enterNew(bytes int) (path string) {
+	for i := 0; bytes > 0; i++ {
+		take := bytes
+		if take > 256 { // NAME_MAX and the slash
+			take = 200
+		}
+		name := strings.Repeat(string(rune('a'+i)), take-1)
+		bpftest.Must(unix.Mkdir(name, 0o755), unix.Chdir(name))
+		path, bytes = path+"/"+name, bytes-take
+	}
+	return path
+}
+
+// TestPathBounds: directories whose names take about as much as there is room for, alone or with
+// those above them: a name that does not fit takes nothing from those that do.
+func TestPathBounds(t *testing.T) {
+	bpftest.Require(t)
+	const short, long = 512, 4096 // of the record that nearly all fit in, and of the longest
+	var want []event
+	events := tracetest.Trace(t, open.Tracer, mine(), func() {
+		onThread(t, func() {
+			for _, bound := range []int{short, long} {
+				for bytes := bound - 3; bytes <= bound+3; bytes++ {
+					for _, withDir := range []bool{false, true} {
+						dir := bpftest.Dir(t)
+						bpftest.Must(unix.Chdir(dir))
+						below := bytes
+						if withDir {
+							below -= len(dir)
+						}
+						path := dir + enterNew(below)
+						bpftest.Must(unix.Close(openat(cwd, "file", unix.O_CREAT, 0o600)))
+						if len(path) > long {
+							kept := path[len(path)-long:]
+							path = "…" + kept[strings.IndexByte(kept, '/'):]
+						}
+						want = append(want, event{"path": path + "/file"})
+					}
+				}
+			}
+		})
+	})
+	tracetest.Same(t, events, want)
 }
 
 // TestInterrupted: a call that a signal interrupts begins anew, and its program knows of no failure.

@@ -66,6 +66,7 @@ const (
 	bpfProgRbReadline    = "rb_readline"
 	bpfVarRbByCgroup     = "rb_by_cgroup"
 	bpfVarRbByComm       = "rb_by_comm"
+	bpfVarRbByFunction   = "rb_by_function"
 	bpfVarRbByTree       = "rb_by_tree"
 	bpfVarRbByUid        = "rb_by_uid"
 	bpfVarRbComm         = "rb_comm"
@@ -146,6 +147,7 @@ type bpfMapSpecs struct {
 type bpfVariableSpecs struct {
 	RbByCgroup     *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
 	RbByComm       *ebpf.VariableSpec `ebpf:"rb_by_comm"`
+	RbByFunction   *ebpf.VariableSpec `ebpf:"rb_by_function"`
 	RbByTree       *ebpf.VariableSpec `ebpf:"rb_by_tree"`
 	RbByUid        *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm         *ebpf.VariableSpec `ebpf:"rb_comm"`
@@ -208,6 +210,7 @@ func (m *bpfMaps) Close() error {
 type bpfVariables struct {
 	RbByCgroup     *ebpf.Variable `ebpf:"rb_by_cgroup"`
 	RbByComm       *ebpf.Variable `ebpf:"rb_by_comm"`
+	RbByFunction   *ebpf.Variable `ebpf:"rb_by_function"`
 	RbByTree       *ebpf.Variable `ebpf:"rb_by_tree"`
 	RbByUid        *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm         *ebpf.Variable `ebpf:"rb_comm"`

@@ -78,6 +78,7 @@ const (
 	bpfVarMinNs         = "min_ns"
 	bpfVarRbByCgroup    = "rb_by_cgroup"
 	bpfVarRbByComm      = "rb_by_comm"
+	bpfVarRbByFunction  = "rb_by_function"
 	bpfVarRbByTree      = "rb_by_tree"
 	bpfVarRbByUid       = "rb_by_uid"
 	bpfVarRbCgroupId    = "rb_cgroup_id"
@@ -162,6 +163,7 @@ type bpfVariableSpecs struct {
 	MinNs         *ebpf.VariableSpec `ebpf:"min_ns"`
 	RbByCgroup    *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
 	RbByComm      *ebpf.VariableSpec `ebpf:"rb_by_comm"`
+	RbByFunction  *ebpf.VariableSpec `ebpf:"rb_by_function"`
 	RbByTree      *ebpf.VariableSpec `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbCgroupId    *ebpf.VariableSpec `ebpf:"rb_cgroup_id"`
@@ -228,6 +230,7 @@ type bpfVariables struct {
 	MinNs         *ebpf.Variable `ebpf:"min_ns"`
 	RbByCgroup    *ebpf.Variable `ebpf:"rb_by_cgroup"`
 	RbByComm      *ebpf.Variable `ebpf:"rb_by_comm"`
+	RbByFunction  *ebpf.Variable `ebpf:"rb_by_function"`
 	RbByTree      *ebpf.Variable `ebpf:"rb_by_tree"`
 	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbCgroupId    *ebpf.Variable `ebpf:"rb_cgroup_id"`

@@ -47,8 +47,8 @@ a second. With --min 0 every switch is an event, those to rbtrace itself among t
 	Load: loadBpf,
 	Hooks: []tracer.Hook{{Kind: tracer.Tracepoint, Programs: []tracer.Program{
 		// What these miss, rb_runq does not know to be a loss: so their misses count.
-		{Name: bpfProgRbRunqWakeup, Also: []string{"sched_wakeup_new"}},
-		{Name: bpfProgRbRunq},
+		{Name: bpfProgRbRunqWakeup, Also: []string{"sched_wakeup_new"}, Atomic: true},
+		{Name: bpfProgRbRunq, Atomic: true},
 	}}},
 	Columns: []string{"time", "pid", "comm", "latency_ns", "preempted", "prev_tid", "prev_comm"},
 	Params: []tracer.Param{{

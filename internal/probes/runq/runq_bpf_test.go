@@ -177,8 +177,8 @@ func start(t *testing.T, role string) *bpftest.Child {
 func compare(t *testing.T, c *bpftest.Child, filter attach.Filter, more func()) []event {
 	t.Helper()
 	pid := c.PID()
-	s := tracetest.Open(t, attach.Options{Filter: filter, Params: map[string]string{"min": "0"}}, runq.Tracer)
 	opened := schedstat(t, pid)
+	s := tracetest.Open(t, attach.Options{Filter: filter, Params: map[string]string{"min": "0"}}, runq.Tracer)
 	s.Start()
 	before, unseen := schedstat(t, pid), -bpftest.Hidden(t)
 	c.WriteLine(t)

@@ -18,12 +18,13 @@ import (
 type Event struct {
 	tracer.Common
 	Signal field.Signal `json:"signal" col:"SIGNAL,w=11" doc:"the signal, empty for none (kill -0)"`
+	Signo  field.Int32  `json:"signo" col:"SIGNO,w=5,right" doc:"the same by its number"`
 	TPID   field.Int32  `json:"tpid" col:"TPID,w=7,right" doc:"process id of whom it is for; of a failed call what that was given: 0 and below mean process groups, but for tkill, which is given a thread and has 0 here, and for pidfd_send_signal, which has the id that its descriptor was made for, or -1 where that is none of a process"`
 	TTID   field.Int32  `json:"ttid" col:"TTID,w=7,right" doc:"thread id of whom it is for: of a signal to a process, the thread that was found first; of a failed call the one that it was given, 0 for a process"`
 	TComm  field.Comm   `json:"tcomm" col:"TCOMM,w=13" doc:"name of whom it is for"`
 	Group  field.Bool   `json:"to_process" col:"GROUP,w=5" doc:"whether it is for the process, and not for that thread alone"`
 	Kernel field.Bool   `json:"from_kernel" col:"KERNEL,w=6" doc:"whether it is the kernel's own doing; then pid is who was running"`
-	Code   Code         `json:"code" col:"CODE,w=9" doc:"si_code: SI_USER by kill, SI_TKILL by tkill and tgkill, SI_QUEUE by sigqueue, SI_TIMER by a timer of timer_create, SI_KERNEL by the kernel, others by number; empty for a failed call"`
+	Code   Code         `json:"si_code" col:"CODE,w=9" doc:"si_code: SI_USER by kill, SI_TKILL by tkill and tgkill, SI_QUEUE by sigqueue, SI_TIMER by a timer of timer_create, SI_MESGQ by a message queue, SI_ASYNCIO and SI_SIGIO by asynchronous I/O, SI_KERNEL by the kernel, others by number; empty for a failed call"`
 	Result Result       `json:"result" col:"RESULT,w=9" doc:"delivered, ignored, pending (it was already), overflow or lost info (no memory for it); empty for a failed call"`
 	Call   Call         `json:"call" col:"CALL,w=17" doc:"the system call that failed; else empty"`
 	Ret    field.Int32  `json:"ret" col:"RET,w=4,right" doc:"what a failed call returned; else 0"`
@@ -53,6 +54,8 @@ func (c Code) append(b []byte) []byte {
 		return append(b, "SI_MESGQ"...)
 	case -4:
 		return append(b, "SI_ASYNCIO"...)
+	case -5:
+		return append(b, "SI_SIGIO"...)
 	case -6:
 		return append(b, "SI_TKILL"...)
 	}
@@ -118,10 +121,10 @@ kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo and pidfd_send_signal. A
 process group is one for each process.
 
 pid and comm are whose doing it is, and for a signal of the kernel's who was running when
-it came: a child that ends, a program that crashes, or anybody for a timer. code and with it
-from_kernel are what the signal says of itself: a process can send one that looks as if it
-came from a timer, or to itself from the kernel (rt_sigqueueinfo). Signals that the target
-ignores are shown, too. kill -0 sends none.
+it came: a child that ends, a program that crashes, who writes to a message queue, or anybody
+for a timer. si_code and with it from_kernel are what the signal says of itself: a process can
+send one that looks as if it came from a timer, or to itself from the kernel
+(rt_sigqueueinfo). Signals that the target ignores are shown, too. kill -0 sends none.
 
 Calls of 32-bit programs on a 64-bit kernel do not pass the tracepoints that --failed needs.`,
 	Examples: []tracer.Example{
@@ -132,7 +135,7 @@ Calls of 32-bit programs on a 64-bit kernel do not pass the tracepoints that --f
 	},
 	Load: loadBpf,
 	Hooks: []tracer.Hook{
-		{Kind: tracer.Tracepoint, Programs: []tracer.Program{{Name: bpfProgRbSignal}}},
+		{Kind: tracer.Tracepoint, Programs: []tracer.Program{{Name: bpfProgRbSignal, Atomic: true}}},
 		{Kind: tracer.Tracepoint, Failed: true, Programs: []tracer.Program{{
 			Name: bpfProgRbSignalExit, Also: exits(),
 		}}},
@@ -158,7 +161,7 @@ func decode(w *bpfSignalEvent, _ []byte, e *Event) error {
 	if w.Call >= uint32(len(calls)) {
 		return errCall
 	}
-	e.Signal = field.Signal(w.Sig)
+	e.Signal, e.Signo = field.Signal(w.Sig), field.Int32(w.Sig)
 	e.TPID, e.TTID, e.TComm = field.Int32(w.Tpid), field.Int32(w.Ttid), w.Tcomm
 	e.Group, e.Kernel = w.Head.Flags&group != 0, w.Head.Flags&kernel != 0
 	e.Code, e.Result, e.Call = Code(w.Code), Result(w.Result), Call(w.Call)

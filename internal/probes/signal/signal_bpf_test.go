@@ -3,6 +3,7 @@
 package signal_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -61,14 +62,17 @@ func comm(t *testing.T, tid int) string {
 	return strings.TrimSuffix(string(name), "\n")
 }
 
+// byGo reports whether an event is one of Go's runtime, whose threads interrupt each other.
+func byGo(e event) bool { return e["signal"] == "SIGURG" && e["tpid"] == int64(os.Getpid()) }
+
 // byMe are the events of this thread's own doing.
 func byMe(t *testing.T, failed bool, workload func()) []event {
 	t.Helper()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	return tracetest.Trace(t, probe.Tracer, attach.Options{
+	return slices.DeleteFunc(tracetest.Trace(t, probe.Tracer, attach.Options{
 		Failed: failed, Filter: attach.Filter{TID: uint32(unix.Gettid())},
-	}, workload)
+	}, workload), byGo)
 }
 
 // TestKill: each signal once, to whom it was sent.
@@ -85,8 +89,8 @@ func TestKill(t *testing.T) {
 			sig := []unix.Signal{unix.SIGURG, unix.SIGWINCH, unix.SIGCHLD}[i%3]
 			check(t, unix.Kill(c.PID(), sig))
 			want = append(want, event{
-				"pid": int64(os.Getpid()), "signal": unix.SignalName(sig), "tpid": pid, "ttid": pid, "tcomm": comm(t, c.PID()),
-				"to_process": true, "from_kernel": false, "code": "SI_USER", "ret": int64(0), "errno": "", "call": "",
+				"pid": int64(os.Getpid()), "signal": unix.SignalName(sig), "signo": int64(sig), "tpid": pid, "ttid": pid, "tcomm": comm(t, c.PID()),
+				"to_process": true, "from_kernel": false, "si_code": "SI_USER", "ret": int64(0), "errno": "", "call": "",
 			})
 		}
 	})
@@ -120,18 +124,12 @@ func TestResults(t *testing.T) {
 		<-signals
 		signal.Stop(signals)
 	})
-	var mine []event
-	for _, e := range events {
-		if s := e["signal"]; s == "SIGUSR1" || s == "SIGUSR2" { // the Go runtime has its own
-			mine = append(mine, e)
-		}
-	}
 	one := func(sig, result string) event {
 		return event{
-			"signal": sig, "result": result, "tpid": int64(me), "ttid": int64(tid), "to_process": false, "code": "SI_TKILL", "from_kernel": false,
+			"signal": sig, "result": result, "tpid": int64(me), "ttid": int64(tid), "to_process": false, "si_code": "SI_TKILL", "from_kernel": false,
 		}
 	}
-	tracetest.Same(t, mine, []event{one("SIGUSR1", "delivered"), one("SIGUSR1", "pending"), one("SIGUSR2", "ignored")})
+	tracetest.Same(t, events, []event{one("SIGUSR1", "delivered"), one("SIGUSR1", "pending"), one("SIGUSR2", "ignored")})
 }
 
 // siginfo is struct siginfo of rt_sigqueueinfo and rt_sigtimedwait: kernel ABI.
@@ -161,7 +159,7 @@ func TestQueue(t *testing.T) {
 			check(t, queue(c.PID(), unix.SIGURG, &siginfo{signo: int32(unix.SIGURG), code: -1}))
 			want = append(want, event{
 				"signal": "SIGURG", "tpid": pid, "ttid": pid, "tcomm": comm(t, c.PID()), "to_process": true, "from_kernel": false,
-				"code": "SI_QUEUE",
+				"si_code": "SI_QUEUE",
 			})
 		}
 	})
@@ -169,13 +167,15 @@ func TestQueue(t *testing.T) {
 	c.End(t)
 }
 
-// TestTimers: what the kernel's two kinds of timers send is not the doing of who runs by then.
-func TestTimers(t *testing.T) {
+// TestNotices: what the kernel's two kinds of timers send, and its message queues, is not the doing of who runs by then.
+func TestNotices(t *testing.T) {
 	bpftest.Require(t)
-	const n, name = 7, "rbtrace-timers"
-	alarms := make(chan os.Signal, n)
-	signal.Notify(alarms, unix.SIGALRM)
-	defer signal.Stop(alarms)
+	const n, name = 7, "rbtrace-notices"
+	notices := make(chan os.Signal, n)
+	signal.Notify(notices, unix.SIGALRM, unix.SIGUSR2)
+	defer signal.Stop(notices)
+	queue, remove := messageQueue(t)
+	defer remove()
 	var tid int
 	var codes []int32
 	for _, test := range []struct {
@@ -184,12 +184,20 @@ func TestTimers(t *testing.T) {
 		want event
 	}{
 		{"usr1", func() { codes = append(codes, timer(tid, unix.SIGUSR1)) }, event{
-			"signal": "SIGUSR1", "code": "SI_TIMER", "to_process": false, "tcomm": name,
+			"signal": "SIGUSR1", "si_code": "SI_TIMER", "to_process": false, "tcomm": name,
 		}},
 		{"SIGALRM", func() {
 			bpftest.Must(setitimer(time.Millisecond))
-			<-alarms
-		}, event{"signal": "SIGALRM", "code": "SI_KERNEL", "to_process": true, "tcomm": comm(t, os.Getpid())}},
+			<-notices
+		}, event{"signal": "SIGALRM", "si_code": "SI_KERNEL", "to_process": true, "tcomm": comm(t, os.Getpid())}},
+		{"SIGUSR2", func() {
+			notify, message, got := make([]byte, 64), []byte("m"), make([]byte, 8)
+			binary.NativeEndian.PutUint32(notify[8:], uint32(unix.SIGUSR2)) // struct sigevent
+			bpftest.MustCall(unix.SYS_MQ_NOTIFY, queue, notify)
+			bpftest.MustCall(unix.SYS_MQ_TIMEDSEND, queue, message, 1, 0, nil)
+			<-notices
+			bpftest.MustCall(unix.SYS_MQ_TIMEDRECEIVE, queue, got, len(got), nil, nil)
+		}, event{"signal": "SIGUSR2", "si_code": "SI_MESGQ", "to_process": true, "tcomm": comm(t, os.Getpid())}},
 	} {
 		all := tracetest.Trace(t, probe.Tracer, attach.Options{Params: map[string]string{"signal": test.sig}}, func() {
 			bpftest.OnThread(t, name, func() {
@@ -217,6 +225,23 @@ func TestTimers(t *testing.T) {
 	}
 }
 
+// messageQueue makes one of POSIX's, which the returned function removes.
+func messageQueue(t *testing.T) (fd int, remove func()) {
+	t.Helper()
+	name := fmt.Sprint("rbtrace-", os.Getpid())
+	attr := make([]byte, 64) // struct mq_attr: one message of 8 bytes
+	binary.NativeEndian.PutUint64(attr[8:], 1)
+	binary.NativeEndian.PutUint64(attr[16:], 8)
+	fd = bpftest.Call(unix.SYS_MQ_OPEN, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600, attr)
+	if fd < 0 {
+		t.Fatalf("making a message queue: %v", unix.Errno(-fd))
+	}
+	return fd, func() {
+		bpftest.MustCall(unix.SYS_MQ_UNLINK, name)
+		check(t, unix.Close(fd))
+	}
+}
+
 // timer has a timer of timer_create send a signal to this thread, of that id, and returns
 // what the signal says of where it is from.
 func timer(tid int, sig unix.Signal) (code int32) {
@@ -226,26 +251,26 @@ func timer(tid int, sig unix.Signal) (code int32) {
 		tid          int32
 		_            [44]byte
 	}{signo: int32(sig), where: 4 /* SIGEV_THREAD_ID */, tid: int32(tid)}
-	var id int32
-	var set, old unix.Sigset_t
-	set.Val[0] = 1 << (sig - 1)
-	bpftest.Must(unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old))
-	_, _, errno := unix.Syscall(unix.SYS_TIMER_CREATE, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&event)), uintptr(unsafe.Pointer(&id)))
-	if errno == 0 {
-		spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(time.Millisecond))}
-		_, _, errno = unix.Syscall6(unix.SYS_TIMER_SETTIME, uintptr(id), 0, uintptr(unsafe.Pointer(&spec)), 0, 0, 0)
-	}
 	var info siginfo
-	if errno == 0 {
-		_, _, errno = unix.Syscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&set)), uintptr(unsafe.Pointer(&info)), 0, 8, 0, 0)
-	}
-	if errno == 0 {
-		_, _, errno = unix.Syscall(unix.SYS_TIMER_DELETE, uintptr(id), 0, 0)
-	}
-	if errno != 0 {
-		panic(errno)
-	}
-	bpftest.Must(unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil))
+	bpftest.WithoutSignals(func() {
+		var id int32
+		_, _, errno := unix.Syscall(unix.SYS_TIMER_CREATE, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&event)), uintptr(unsafe.Pointer(&id)))
+		if errno == 0 {
+			spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(time.Millisecond))}
+			_, _, errno = unix.Syscall6(unix.SYS_TIMER_SETTIME, uintptr(id), 0, uintptr(unsafe.Pointer(&spec)), 0, 0, 0)
+		}
+		if errno == 0 {
+			var set unix.Sigset_t
+			set.Val[0] = 1 << (sig - 1)
+			_, _, errno = unix.Syscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&set)), uintptr(unsafe.Pointer(&info)), 0, 8, 0, 0)
+		}
+		if errno == 0 {
+			_, _, errno = unix.Syscall(unix.SYS_TIMER_DELETE, uintptr(id), 0, 0)
+		}
+		if errno != 0 {
+			panic(errno)
+		}
+	})
 	return info.code
 }
 
@@ -274,8 +299,7 @@ func TestReused(t *testing.T) {
 		}
 		c.End(t)
 	}
-	events := slices.DeleteFunc(s.Finish(t).Events, func(e event) bool { return e["signal"] != "SIGURG" || e["tpid"] == int64(os.Getpid()) })
-	tracetest.Same(t, events, want)
+	tracetest.Same(t, slices.DeleteFunc(s.Finish(t).Events, byGo), want)
 }
 
 // TestUnsent: the calls that send nothing, with what they were given.
@@ -316,7 +340,7 @@ func TestUnsent(t *testing.T) {
 	})
 	failed := func(call, sig string, tpid, ttid, ret int64, errno string) event {
 		return event{
-			"call": call, "signal": sig, "tpid": tpid, "ttid": ttid, "to_process": ttid == 0, "from_kernel": false, "code": "",
+			"call": call, "signal": sig, "tpid": tpid, "ttid": ttid, "to_process": ttid == 0, "from_kernel": false, "si_code": "",
 			"ret": ret, "errno": errno, "result": "", "tcomm": "",
 		}
 	}
@@ -353,7 +377,7 @@ func TestKernel(t *testing.T) {
 	}
 	tracetest.Same(t, ends, []event{{
 		"pid": int64(c.PID()), "tpid": int64(os.Getpid()), "from_kernel": true, "to_process": true,
-		"code": "1", // CLD_EXITED
+		"si_code": "1", // CLD_EXITED
 	}})
 }
 

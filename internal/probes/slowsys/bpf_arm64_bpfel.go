@@ -81,11 +81,15 @@ const (
 	bpfVarMinNs           = "min_ns"
 	bpfVarRbByCgroup      = "rb_by_cgroup"
 	bpfVarRbByComm        = "rb_by_comm"
+	bpfVarRbByFunction    = "rb_by_function"
 	bpfVarRbByTree        = "rb_by_tree"
 	bpfVarRbByUid         = "rb_by_uid"
 	bpfVarRbComm          = "rb_comm"
 	bpfVarRbFailed        = "rb_failed"
+	bpfVarRbOfAllCalls    = "rb_of_all_calls"
 	bpfVarRbOn            = "rb_on"
+	bpfVarRbOwnCallCount  = "rb_own_call_count"
+	bpfVarRbOwnCalls      = "rb_own_calls"
 	bpfVarRbPid           = "rb_pid"
 	bpfVarRbPpid          = "rb_ppid"
 	bpfVarRbRingCount     = "rb_ring_count"
@@ -164,27 +168,31 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	BySyscall     *ebpf.VariableSpec `ebpf:"by_syscall"`
-	MinNs         *ebpf.VariableSpec `ebpf:"min_ns"`
-	RbByCgroup    *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
-	RbByComm      *ebpf.VariableSpec `ebpf:"rb_by_comm"`
-	RbByTree      *ebpf.VariableSpec `ebpf:"rb_by_tree"`
-	RbByUid       *ebpf.VariableSpec `ebpf:"rb_by_uid"`
-	RbComm        *ebpf.VariableSpec `ebpf:"rb_comm"`
-	RbFailed      *ebpf.VariableSpec `ebpf:"rb_failed"`
-	RbOn          *ebpf.VariableSpec `ebpf:"rb_on"`
-	RbPid         *ebpf.VariableSpec `ebpf:"rb_pid"`
-	RbPpid        *ebpf.VariableSpec `ebpf:"rb_ppid"`
-	RbRingCount   *ebpf.VariableSpec `ebpf:"rb_ring_count"`
-	RbTid         *ebpf.VariableSpec `ebpf:"rb_tid"`
-	RbTopology    *ebpf.VariableSpec `ebpf:"rb_topology"`
-	RbTracer      *ebpf.VariableSpec `ebpf:"rb_tracer"`
-	RbUid         *ebpf.VariableSpec `ebpf:"rb_uid"`
-	RbWakeup      *ebpf.VariableSpec `ebpf:"rb_wakeup"`
-	RbWakeupBytes *ebpf.VariableSpec `ebpf:"rb_wakeup_bytes"`
-	SlowsysExport *ebpf.VariableSpec `ebpf:"slowsys_export"`
-	SyscallNr     *ebpf.VariableSpec `ebpf:"syscall_nr"`
-	SyscallNr32   *ebpf.VariableSpec `ebpf:"syscall_nr32"`
+	BySyscall      *ebpf.VariableSpec `ebpf:"by_syscall"`
+	MinNs          *ebpf.VariableSpec `ebpf:"min_ns"`
+	RbByCgroup     *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
+	RbByComm       *ebpf.VariableSpec `ebpf:"rb_by_comm"`
+	RbByFunction   *ebpf.VariableSpec `ebpf:"rb_by_function"`
+	RbByTree       *ebpf.VariableSpec `ebpf:"rb_by_tree"`
+	RbByUid        *ebpf.VariableSpec `ebpf:"rb_by_uid"`
+	RbComm         *ebpf.VariableSpec `ebpf:"rb_comm"`
+	RbFailed       *ebpf.VariableSpec `ebpf:"rb_failed"`
+	RbOfAllCalls   *ebpf.VariableSpec `ebpf:"rb_of_all_calls"`
+	RbOn           *ebpf.VariableSpec `ebpf:"rb_on"`
+	RbOwnCallCount *ebpf.VariableSpec `ebpf:"rb_own_call_count"`
+	RbOwnCalls     *ebpf.VariableSpec `ebpf:"rb_own_calls"`
+	RbPid          *ebpf.VariableSpec `ebpf:"rb_pid"`
+	RbPpid         *ebpf.VariableSpec `ebpf:"rb_ppid"`
+	RbRingCount    *ebpf.VariableSpec `ebpf:"rb_ring_count"`
+	RbTid          *ebpf.VariableSpec `ebpf:"rb_tid"`
+	RbTopology     *ebpf.VariableSpec `ebpf:"rb_topology"`
+	RbTracer       *ebpf.VariableSpec `ebpf:"rb_tracer"`
+	RbUid          *ebpf.VariableSpec `ebpf:"rb_uid"`
+	RbWakeup       *ebpf.VariableSpec `ebpf:"rb_wakeup"`
+	RbWakeupBytes  *ebpf.VariableSpec `ebpf:"rb_wakeup_bytes"`
+	SlowsysExport  *ebpf.VariableSpec `ebpf:"slowsys_export"`
+	SyscallNr      *ebpf.VariableSpec `ebpf:"syscall_nr"`
+	SyscallNr32    *ebpf.VariableSpec `ebpf:"syscall_nr32"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -232,27 +240,31 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	BySyscall     *ebpf.Variable `ebpf:"by_syscall"`
-	MinNs         *ebpf.Variable `ebpf:"min_ns"`
-	RbByCgroup    *ebpf.Variable `ebpf:"rb_by_cgroup"`
-	RbByComm      *ebpf.Variable `ebpf:"rb_by_comm"`
-	RbByTree      *ebpf.Variable `ebpf:"rb_by_tree"`
-	RbByUid       *ebpf.Variable `ebpf:"rb_by_uid"`
-	RbComm        *ebpf.Variable `ebpf:"rb_comm"`
-	RbFailed      *ebpf.Variable `ebpf:"rb_failed"`
-	RbOn          *ebpf.Variable `ebpf:"rb_on"`
-	RbPid         *ebpf.Variable `ebpf:"rb_pid"`
-	RbPpid        *ebpf.Variable `ebpf:"rb_ppid"`
-	RbRingCount   *ebpf.Variable `ebpf:"rb_ring_count"`
-	RbTid         *ebpf.Variable `ebpf:"rb_tid"`
-	RbTopology    *ebpf.Variable `ebpf:"rb_topology"`
-	RbTracer      *ebpf.Variable `ebpf:"rb_tracer"`
-	RbUid         *ebpf.Variable `ebpf:"rb_uid"`
-	RbWakeup      *ebpf.Variable `ebpf:"rb_wakeup"`
-	RbWakeupBytes *ebpf.Variable `ebpf:"rb_wakeup_bytes"`
-	SlowsysExport *ebpf.Variable `ebpf:"slowsys_export"`
-	SyscallNr     *ebpf.Variable `ebpf:"syscall_nr"`
-	SyscallNr32   *ebpf.Variable `ebpf:"syscall_nr32"`
+	BySyscall      *ebpf.Variable `ebpf:"by_syscall"`
+	MinNs          *ebpf.Variable `ebpf:"min_ns"`
+	RbByCgroup     *ebpf.Variable `ebpf:"rb_by_cgroup"`
+	RbByComm       *ebpf.Variable `ebpf:"rb_by_comm"`
+	RbByFunction   *ebpf.Variable `ebpf:"rb_by_function"`
+	RbByTree       *ebpf.Variable `ebpf:"rb_by_tree"`
+	RbByUid        *ebpf.Variable `ebpf:"rb_by_uid"`
+	RbComm         *ebpf.Variable `ebpf:"rb_comm"`
+	RbFailed       *ebpf.Variable `ebpf:"rb_failed"`
+	RbOfAllCalls   *ebpf.Variable `ebpf:"rb_of_all_calls"`
+	RbOn           *ebpf.Variable `ebpf:"rb_on"`
+	RbOwnCallCount *ebpf.Variable `ebpf:"rb_own_call_count"`
+	RbOwnCalls     *ebpf.Variable `ebpf:"rb_own_calls"`
+	RbPid          *ebpf.Variable `ebpf:"rb_pid"`
+	RbPpid         *ebpf.Variable `ebpf:"rb_ppid"`
+	RbRingCount    *ebpf.Variable `ebpf:"rb_ring_count"`
+	RbTid          *ebpf.Variable `ebpf:"rb_tid"`
+	RbTopology     *ebpf.Variable `ebpf:"rb_topology"`
+	RbTracer       *ebpf.Variable `ebpf:"rb_tracer"`
+	RbUid          *ebpf.Variable `ebpf:"rb_uid"`
+	RbWakeup       *ebpf.Variable `ebpf:"rb_wakeup"`
+	RbWakeupBytes  *ebpf.Variable `ebpf:"rb_wakeup_bytes"`
+	SlowsysExport  *ebpf.Variable `ebpf:"slowsys_export"`
+	SyscallNr      *ebpf.Variable `ebpf:"syscall_nr"`
+	SyscallNr32    *ebpf.Variable `ebpf:"syscall_nr32"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -83,17 +81,14 @@ func TestEach(t *testing.T) {
 	}
 }
 
-// sleep is a nanosleep that no signal interrupts: Go's runtime sends itself some.
+// sleep is a nanosleep that no signal interrupts.
 func sleep(t *testing.T, d time.Duration) {
 	t.Helper()
-	var all, old unix.Sigset_t
-	for i := range all.Val {
-		all.Val[i] = ^all.Val[i]
-	}
-	check(t, unix.PthreadSigmask(unix.SIG_BLOCK, &all, &old))
-	ts := unix.NsecToTimespec(int64(d))
-	err := unix.Nanosleep(&ts, nil)
-	check(t, unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil))
+	var err error
+	bpftest.WithoutSignals(func() {
+		ts := unix.NsecToTimespec(int64(d))
+		err = unix.Nanosleep(&ts, nil)
+	})
 	check(t, err)
 }
 
@@ -234,14 +229,7 @@ func TestEnds(t *testing.T) {
 			pid, err := syscall.ForkExec(path, []string{"pause"}, nil)
 			check(t, err)
 			pids = append(pids, int64(pid))
-			for { // until it is in the call
-				b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/syscall")
-				if err != nil || strings.HasPrefix(string(b), strconv.Itoa(pause)+" ") {
-					break
-				}
-				time.Sleep(time.Millisecond)
-			}
-			time.Sleep(time.Millisecond)
+			bpftest.AwaitCall(t, pid, pause)
 			check(t, unix.Kill(pid, unix.SIGKILL))
 			var status unix.WaitStatus
 			_, err = unix.Wait4(pid, &status, 0, nil)
@@ -314,22 +302,12 @@ func TestNoRoom(t *testing.T) {
 	var pipe [2]int
 	check(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
 	entered, left := make(chan int), make(chan error)
-	go func() { // whose call takes the room
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+	go bpftest.WithoutSignals(func() { // whose call takes the room
 		entered <- unix.Gettid()
 		_, err := unix.Ppoll([]unix.PollFd{{Fd: int32(pipe[0]), Events: unix.POLLIN}}, nil, nil)
 		left <- err
-	}()
-	tid := <-entered
-	for { // until it is in the call
-		b, err := os.ReadFile("/proc/self/task/" + strconv.Itoa(tid) + "/syscall")
-		check(t, err)
-		if strings.HasPrefix(string(b), strconv.Itoa(unix.SYS_PPOLL)+" ") {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+	})
+	bpftest.AwaitCall(t, <-entered, unix.SYS_PPOLL)
 	for range n {
 		_, err := unix.Ppoll(nil, &unix.Timespec{}, nil)
 		check(t, err)

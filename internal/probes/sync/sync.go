@@ -15,7 +15,7 @@ type Event struct {
 	tracer.Common
 	Call    field.Word    `json:"call" col:"CALL,w=15" doc:"the call: sync, fsync, fdatasync, msync, sync_file_range or syncfs"`
 	Latency field.Latency `json:"latency_ns" col:"LAT,w=7,right" doc:"how long it took, in ns in JSON; 0 where nobody knows"`
-	FD      field.Int32   `json:"fd" col:"FD,w=4,right" doc:"the descriptor that it was given, -1 for sync and msync"`
+	FD      field.Int32   `json:"fd" col:"FD,w=4,right,void=-1" doc:"the descriptor that it was given, -1 for sync and msync"`
 	Ret     field.Int32   `json:"ret" col:"RET,w=4,right" doc:"what the call returned: 0, or the negative error number"`
 	Errno   field.Errno   `json:"errno" col:"ERR,w=8" doc:"the error's name, empty when there was none"`
 	Flags   field.Flags   `json:"flags" col:"FLAGS,w=21" doc:"the flags of msync or sync_file_range; what has no name is in hexadecimal"`

@@ -79,6 +79,7 @@ const (
 	bpfVarPort                  = "port"
 	bpfVarRbByCgroup            = "rb_by_cgroup"
 	bpfVarRbByComm              = "rb_by_comm"
+	bpfVarRbByFunction          = "rb_by_function"
 	bpfVarRbByTree              = "rb_by_tree"
 	bpfVarRbByUid               = "rb_by_uid"
 	bpfVarRbComm                = "rb_comm"
@@ -163,6 +164,7 @@ type bpfVariableSpecs struct {
 	Port            *ebpf.VariableSpec `ebpf:"port"`
 	RbByCgroup      *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
 	RbByComm        *ebpf.VariableSpec `ebpf:"rb_by_comm"`
+	RbByFunction    *ebpf.VariableSpec `ebpf:"rb_by_function"`
 	RbByTree        *ebpf.VariableSpec `ebpf:"rb_by_tree"`
 	RbByUid         *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm          *ebpf.VariableSpec `ebpf:"rb_comm"`
@@ -228,6 +230,7 @@ type bpfVariables struct {
 	Port            *ebpf.Variable `ebpf:"port"`
 	RbByCgroup      *ebpf.Variable `ebpf:"rb_by_cgroup"`
 	RbByComm        *ebpf.Variable `ebpf:"rb_by_comm"`
+	RbByFunction    *ebpf.Variable `ebpf:"rb_by_function"`
 	RbByTree        *ebpf.Variable `ebpf:"rb_by_tree"`
 	RbByUid         *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm          *ebpf.Variable `ebpf:"rb_comm"`

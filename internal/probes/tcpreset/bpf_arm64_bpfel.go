@@ -119,12 +119,16 @@ const (
 	bpfVarLport               = "lport"
 	bpfVarRbByCgroup          = "rb_by_cgroup"
 	bpfVarRbByComm            = "rb_by_comm"
+	bpfVarRbByFunction        = "rb_by_function"
 	bpfVarRbByTree            = "rb_by_tree"
 	bpfVarRbByUid             = "rb_by_uid"
 	bpfVarRbCgroupId          = "rb_cgroup_id"
 	bpfVarRbComm              = "rb_comm"
 	bpfVarRbFailed            = "rb_failed"
+	bpfVarRbOfAllCalls        = "rb_of_all_calls"
 	bpfVarRbOn                = "rb_on"
+	bpfVarRbOwnCallCount      = "rb_own_call_count"
+	bpfVarRbOwnCalls          = "rb_own_calls"
 	bpfVarRbPid               = "rb_pid"
 	bpfVarRbPpid              = "rb_ppid"
 	bpfVarRbRingCount         = "rb_ring_count"
@@ -209,12 +213,16 @@ type bpfVariableSpecs struct {
 	Lport          *ebpf.VariableSpec `ebpf:"lport"`
 	RbByCgroup     *ebpf.VariableSpec `ebpf:"rb_by_cgroup"`
 	RbByComm       *ebpf.VariableSpec `ebpf:"rb_by_comm"`
+	RbByFunction   *ebpf.VariableSpec `ebpf:"rb_by_function"`
 	RbByTree       *ebpf.VariableSpec `ebpf:"rb_by_tree"`
 	RbByUid        *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbCgroupId     *ebpf.VariableSpec `ebpf:"rb_cgroup_id"`
 	RbComm         *ebpf.VariableSpec `ebpf:"rb_comm"`
 	RbFailed       *ebpf.VariableSpec `ebpf:"rb_failed"`
+	RbOfAllCalls   *ebpf.VariableSpec `ebpf:"rb_of_all_calls"`
 	RbOn           *ebpf.VariableSpec `ebpf:"rb_on"`
+	RbOwnCallCount *ebpf.VariableSpec `ebpf:"rb_own_call_count"`
+	RbOwnCalls     *ebpf.VariableSpec `ebpf:"rb_own_calls"`
 	RbPid          *ebpf.VariableSpec `ebpf:"rb_pid"`
 	RbPpid         *ebpf.VariableSpec `ebpf:"rb_ppid"`
 	RbRingCount    *ebpf.VariableSpec `ebpf:"rb_ring_count"`
@@ -279,12 +287,16 @@ type bpfVariables struct {
 	Lport          *ebpf.Variable `ebpf:"lport"`
 	RbByCgroup     *ebpf.Variable `ebpf:"rb_by_cgroup"`
 	RbByComm       *ebpf.Variable `ebpf:"rb_by_comm"`
+	RbByFunction   *ebpf.Variable `ebpf:"rb_by_function"`
 	RbByTree       *ebpf.Variable `ebpf:"rb_by_tree"`
 	RbByUid        *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbCgroupId     *ebpf.Variable `ebpf:"rb_cgroup_id"`
 	RbComm         *ebpf.Variable `ebpf:"rb_comm"`
 	RbFailed       *ebpf.Variable `ebpf:"rb_failed"`
+	RbOfAllCalls   *ebpf.Variable `ebpf:"rb_of_all_calls"`
 	RbOn           *ebpf.Variable `ebpf:"rb_on"`
+	RbOwnCallCount *ebpf.Variable `ebpf:"rb_own_call_count"`
+	RbOwnCalls     *ebpf.Variable `ebpf:"rb_own_calls"`
 	RbPid          *ebpf.Variable `ebpf:"rb_pid"`
 	RbPpid         *ebpf.Variable `ebpf:"rb_ppid"`
 	RbRingCount    *ebpf.Variable `ebpf:"rb_ring_count"`

@@ -44,8 +44,8 @@ func programs(name string) []tracer.Program {
 	return []tracer.Program{
 		{Name: bpfProgRbOwnerAccept, AlsoIf: []string{"syscalls/sys_exit_accept"}, ForFilters: true},
 		{Name: bpfProgRbOwnerState, ForFilters: true},
-		{Name: bpfProgRbTcpretransSynack},
-		{Name: name},
+		{Name: bpfProgRbTcpretransSynack, Atomic: true},
+		{Name: name, Atomic: true},
 		{Name: bpfProgRbOwnerBefore, Prepares: true},
 	}
 }

@@ -14,7 +14,7 @@ import (
 type Event struct {
 	tracer.Common
 	Call       field.Word       `json:"call" col:"CALL,w=8" doc:"the call: unlink, unlinkat or rmdir"`
-	Ret        field.Int32      `json:"ret" col:"RET,w=4,right" doc:"what the call returned: 0, or the negative error number"`
+	Ret        field.Int32      `json:"ret" col:"RET,w=4,right,void=0" doc:"what the call returned: 0, or the negative error number"`
 	Errno      field.Errno      `json:"errno" col:"ERR,w=9" doc:"the error's name, empty when there was none"`
 	Age        field.Latency    `json:"age_ns" col:"AGE,w=7,right" doc:"how long ago the file was made, whichever name it had then; 0 where nobody knows, as with the tracepoints alone, and of a file that is older than the trace"`
 	Flags      field.Flags      `json:"flags" col:"FLAGS,w=12" doc:"the flags of unlinkat: AT_REMOVEDIR makes it an rmdir; what has no name is in hexadecimal"`
