@@ -20,6 +20,7 @@ import (
 	"github.com/olekukonko/tablewriter/tw"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/output"
@@ -192,6 +193,7 @@ func (r *benchRun) run(ctx context.Context) (err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	defer watchSignals(end)()
+	defer context.AfterFunc(ctx, r.hurry)()
 
 	r.report.Machine = ringbench.ThisMachine()
 	r.report.Options = r.opts
@@ -235,12 +237,8 @@ func (r *benchRun) clear() {
 
 // isTerminal says whether w is a terminal.
 func isTerminal(w any) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+	s, ok := w.(*output.Stream)
+	return ok && term.IsTerminal(int(s.Fd()))
 }
 
 // show shows what a suite gave.

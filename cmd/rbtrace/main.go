@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/rbtrace/rbtrace/internal/field"
+	"github.com/rbtrace/rbtrace/internal/output"
 )
 
 // The exit statuses.
@@ -28,8 +29,19 @@ const (
 
 // streams are where a command reads and writes.
 type streams struct {
-	Out *os.File  // events and results
-	Err io.Writer // everything else
+	Out *output.Stream // events and results
+	Err io.Writer      // everything else
+}
+
+// lastWait is how long the end of a command waits for a reader that takes nothing.
+const lastWait = 700 * time.Millisecond
+
+// hurry says that the command ends, whether what it still has to say is read or not.
+func (s streams) hurry() {
+	s.Out.GiveUpAfter(lastWait)
+	if e, ok := s.Err.(*output.Stream); ok {
+		e.GiveUpAfter(lastWait)
+	}
 }
 
 // warn writes a line of text about the run itself. Names in it may be anybody's: a terminal
@@ -57,7 +69,7 @@ func run() int {
 	if awaits() {
 		return await()
 	}
-	s := streams{Out: os.Stdout, Err: os.Stderr}
+	s := streams{Out: output.NewStream(os.Stdout), Err: output.NewStream(os.Stderr)}
 	if zone, err := field.Zone(os.Getenv("TZ")); err == nil {
 		time.Local = zone
 	} else {

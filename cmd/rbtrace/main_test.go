@@ -18,10 +18,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/sys/capability"
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/rbtrace/rbtrace/internal/bpftest"
 	"github.com/rbtrace/rbtrace/internal/bpftest/nettest"
 	"github.com/rbtrace/rbtrace/internal/kernel"
+	"github.com/rbtrace/rbtrace/internal/output"
 )
 
 func TestMain(m *testing.M) {
@@ -29,9 +31,10 @@ func TestMain(m *testing.M) {
 		os.Exit(await())
 	}
 	testscript.Main(tests{m}, map[string]func(){
-		"rbtrace": func() { os.Exit(run()) },
-		"spawn":   spawn,
-		"sockets": nettest.Main,
+		"rbtrace":  func() { os.Exit(run()) },
+		"spawn":    spawn,
+		"nonblock": func() { nettest.Must(unix.SetNonblock(1, true)) },
+		"sockets":  nettest.Main,
 	})
 }
 
@@ -164,7 +167,7 @@ func jsonCount(ts *testscript.TestScript, neg bool, args []string) {
 // docs/commands is what the commands say of themselves.
 func TestDocs(t *testing.T) {
 	dir := t.TempDir()
-	root := newRoot(streams{Out: os.Stdout, Err: os.Stderr})
+	root := newRoot(streams{Out: output.NewStream(os.Stdout), Err: os.Stderr})
 	root.SetArgs([]string{"docs", dir})
 	if err := root.Execute(); err != nil {
 		t.Fatal(err)
@@ -198,7 +201,7 @@ func readDir(t *testing.T, dir string) map[string]string {
 
 // Every command explains itself with an example, and every flag has a usage.
 func TestHelp(t *testing.T) {
-	root := newRoot(streams{Out: os.Stdout, Err: os.Stderr})
+	root := newRoot(streams{Out: output.NewStream(os.Stdout), Err: os.Stderr})
 	for _, cmd := range root.Commands() {
 		if cmd.Name() == "help" || cmd.Name() == "completion" {
 			continue // cobra's own

@@ -212,6 +212,7 @@ func (r *queryRun) run(ctx context.Context) (err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	defer watchSignals(end)()
+	defer context.AfterFunc(ctx, r.hurry)()
 	watch := func(ctx context.Context) iter.Seq2[*ringquery.Snapshot, error] {
 		return q.Watch(ctx, r.request, time.Duration(r.flags.watch))
 	}

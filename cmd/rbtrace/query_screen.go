@@ -119,7 +119,7 @@ func (r *queryRun) live(ctx context.Context, in *os.File, snapshots func(context
 
 // hungUp reports whether a terminal has gone. That is no error, and is seen in what is read from
 // it before the SIGHUP comes.
-func hungUp(tty *os.File) bool {
+func hungUp(tty *output.Stream) bool {
 	fds := []unix.PollFd{{Fd: int32(tty.Fd())}} // POLLHUP is always reported
 	_, err := unix.Poll(fds, 0)
 	return err == nil && fds[0].Revents&unix.POLLHUP != 0
@@ -163,17 +163,17 @@ func screenEnv(environ []string) []string {
 
 // quietTerminal is a terminal that is not asked for its keyboard's abilities either, for
 // which bubbletea has no switch (CSI ? u, of the kitty protocol).
-type quietTerminal struct{ *os.File }
+type quietTerminal struct{ *output.Stream }
 
 // Write implements io.Writer. bubbletea writes sequences in one piece.
 func (t quietTerminal) Write(b []byte) (int, error) {
-	if _, err := t.File.Write(bytes.ReplaceAll(b, []byte("\x1b[?u"), nil)); err != nil {
+	if _, err := t.Stream.Write(bytes.ReplaceAll(b, []byte("\x1b[?u"), nil)); err != nil {
 		return 0, err
 	}
 	return len(b), nil
 }
 
-// WriteString implements io.StringWriter, in which os.File would go its own way.
+// WriteString implements io.StringWriter, in which the Stream would go its own way.
 func (t quietTerminal) WriteString(s string) (int, error) { return t.Write([]byte(s)) }
 
 // keyboard returns where keys come from: standard input, or the terminal behind this

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rbtrace/rbtrace/internal/bpftest"
+	"github.com/rbtrace/rbtrace/internal/output"
 	"github.com/rbtrace/rbtrace/internal/ringquery"
 )
 
@@ -37,6 +38,7 @@ type terminal struct {
 	t        *testing.T
 	fd       int // of pty
 	pty, tty *os.File
+	out      *output.Stream // tty, as this process writes to it
 	modes    unix.Termios
 
 	mu      sync.Mutex
@@ -63,7 +65,7 @@ func newTerminal(t *testing.T, width, height uint16) *terminal {
 	if err != nil {
 		t.Fatal(err)
 	}
-	term := &terminal{t: t, fd: fd, pty: pty, tty: tty, done: make(chan struct{})}
+	term := &terminal{t: t, fd: fd, pty: pty, tty: tty, out: output.NewStream(tty), done: make(chan struct{})}
 	term.resize(width, height)
 	term.modes = term.getModes()
 	go func() {
@@ -85,7 +87,7 @@ func newTerminal(t *testing.T, width, height uint16) *terminal {
 
 // close closes what is still open, and waits for the reader.
 func (term *terminal) close() {
-	term.tty.Close()
+	term.out.Close()
 	<-term.done // EIO, once no process has it open
 	term.pty.Close()
 }
@@ -359,7 +361,7 @@ func showOn(term *terminal, stderr io.Writer, snapshots iter.Seq2[*ringquery.Sna
 	if stderr == nil {
 		stderr = io.Discard
 	}
-	r := &queryRun{streams: streams{Out: term.tty, Err: stderr}, flags: &queryFlags{watch: seconds(time.Second), failOn: []string{"full"}}, changed: func(string) bool { return false }}
+	r := &queryRun{streams: streams{Out: term.out, Err: stderr}, flags: &queryFlags{watch: seconds(time.Second), failOn: []string{"full"}}, changed: func(string) bool { return false }}
 	if err := r.parseAlarm(); err != nil {
 		return err
 	}

@@ -74,13 +74,14 @@ func (r *traceRun) openWrite(p *plan) (*recorder, error) {
 	rec.created = errors.Is(err, fs.ErrNotExist)
 	// Arguments of other people's programs are nobody else's business. A FIFO that nobody
 	// reads is no reason to wait.
-	rec.file, err = os.OpenFile(rec.name, os.O_WRONLY|os.O_CREATE|unix.O_NONBLOCK, 0o600)
+	file, err := os.OpenFile(rec.name, os.O_WRONLY|os.O_CREATE|unix.O_NONBLOCK, 0o600)
 	switch {
 	case errors.Is(err, unix.ENXIO):
 		return nil, fmt.Errorf("--write: nobody reads from %s: %w", rec.name, unix.ENXIO)
 	case err != nil:
 		return nil, fmt.Errorf("--write: %w", err)
 	}
+	rec.file = output.NewStream(file)
 	return rec, nil
 }
 
@@ -91,8 +92,8 @@ func (r *traceRun) writesOut() bool { return r.flags.write == "" || r.flags.writ
 type recorder struct {
 	*capture.Writer
 	name    string
-	file    *os.File // nil: standard output
-	created bool     // the file was not there before
+	file    *output.Stream // nil: standard output
+	created bool           // the file was not there before
 	notice  func(output.Loss)
 }
 

@@ -130,6 +130,8 @@ func (r *replayRun) run(ctx context.Context) error {
 		ctx = context.WithoutCancel(ctx)
 	}
 
+	defer context.AfterFunc(ctx, r.hurry)()
+
 	var err error
 	if r.reader, err = capture.Open(in); err != nil {
 		return fmt.Errorf("%s: %w", r.name, err)
@@ -143,7 +145,7 @@ func (r *replayRun) run(ctx context.Context) error {
 	}
 	r.introduce()
 
-	p.consume.Keep = r.keep(p)
+	p.consume.Keep, p.consume.Enough = r.keep(p), r.hurry
 	events := consumer.NewReplay(r.tracers, p.columns, p.style, r.reader.Meta.CPUs, p.consume)
 	sink, err := r.sink(p, events)
 	if err == nil {

@@ -316,6 +316,15 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 	defer rec.abandon()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
+	hurry := r.hurry
+	if rec != nil && rec.file != nil {
+		hurry = func() {
+			r.hurry()
+			rec.file.GiveUpAfter(lastWait)
+		}
+	}
+	defer context.AfterFunc(ctx, hurry)()
+	p.consume.Enough = hurry
 
 	var c *command
 	endCommand := func() {}
@@ -405,6 +414,7 @@ func (r *traceRun) run(ctx context.Context) (err error) {
 	if err == nil {
 		err = r.trace(ctx, end, events, sink, c)
 	}
+	hurry()
 	err = errors.Join(err, session.Disable())
 	signal.Reset(endSignals()...) // the next one ends it at once
 	err = r.settle(session, events, sink, err)
@@ -741,7 +751,7 @@ func onSignals(fn func(os.Signal), which []os.Signal) (stop func()) {
 // watchPipe calls gone when out is a pipe or socket whose reader closes it, which
 // a write would tell only at the next event. The returned function ends the
 // watch, and waits for it.
-func watchPipe(out *os.File, gone func()) (stop func()) {
+func watchPipe(out *output.Stream, gone func()) (stop func()) {
 	info, err := out.Stat()
 	if err != nil || info.Mode()&(os.ModeNamedPipe|os.ModeSocket) == 0 {
 		return func() {}

@@ -48,6 +48,7 @@ type Options struct {
 	MaxEvents  uint64        // end after so many printed; 0: no limit
 	StatsEvery time.Duration // call Stats at this interval; 0: never
 	Stats      func()        // runs between two drains
+	Enough     func()        // is called when the last of MaxEvents comes, before it is written; nil: nobody wants to know
 	// Pace is how long a woken consumer lets records gather before it drains. 0: none.
 	Pace time.Duration
 	// LookEvery is for programs that suppress wakeups: the consumer then looks at the
@@ -414,6 +415,9 @@ func (c *Consumer) show(s *source, head *wire.Head, record []byte) error {
 		}
 	}
 	c.accepted++
+	if c.reached() && c.opts.Enough != nil {
+		c.opts.Enough()
+	}
 	c.pending = append(c.pending, head.Tracer)
 	if c.raw != nil {
 		return c.raw.Record(record, c.wall)
