@@ -58,6 +58,15 @@ struct open_short_record {
 	__u8 data[OPEN_SHORT_FILE + OPEN_SHORT_NAMES + RB_NAME_MAX];
 };
 
+/* What a call was given. */
+struct open_call {
+	__u64 file; /* the address of its path */
+	__u64 flags;
+	__u64 mode;
+	__u64 resolve;
+	__s32 dirfd;
+};
+
 /*
  * One slot for each CPU; user space sets the number. It has one user at a time: see
  * struct exec_scratch.
@@ -65,6 +74,7 @@ struct open_short_record {
 struct open_scratch {
 	struct rb_path path;
 	struct open_record record;
+	struct open_call call;
 	/* For a path that has to begin with path_prefix: */
 	__u64 data; /* where the record has file and base */
 	__u32 file_len;
@@ -82,15 +92,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct open_scratch);
 } rb_scratch SEC(".maps");
-
-/* What a call was given. */
-struct open_call {
-	const char *file;
-	__u64 flags;
-	__u64 mode;
-	__u64 resolve;
-	__s32 dirfd;
-};
 
 #if defined(__TARGET_ARCH_x86)
 #define OPEN_NR_OPEN	2
@@ -128,13 +129,13 @@ static __always_inline struct open_call open_call(struct trace_event_raw_sys_exi
 	switch (rb_nr_at_exit(ctx)) {
 	case OPEN_NR_OPENAT:
 		call.dirfd = (__s32)regs.arg[0];
-		call.file = (void *)regs.arg[1];
+		call.file = regs.arg[1];
 		call.flags = (__u32)regs.arg[2];
 		call.mode = (__u16)regs.arg[3]; /* umode_t */
 		break;
 	case OPEN_NR_OPENAT2:
 		call.dirfd = (__s32)regs.arg[0];
-		call.file = (void *)regs.arg[1];
+		call.file = regs.arg[1];
 		/* Of a call that fails it may be shorter, or not be there. */
 		bpf_probe_read_user(&how, sizeof(how), (void *)regs.arg[2]);
 		call.flags = how.flags;
@@ -142,12 +143,12 @@ static __always_inline struct open_call open_call(struct trace_event_raw_sys_exi
 		call.resolve = how.resolve;
 		break;
 	case OPEN_NR_OPEN:
-		call.file = (void *)regs.arg[0];
+		call.file = regs.arg[0];
 		call.flags = (__u32)regs.arg[1];
 		call.mode = (__u16)regs.arg[2];
 		break;
 	case OPEN_NR_CREAT:
-		call.file = (void *)regs.arg[0];
+		call.file = regs.arg[0];
 		call.flags = O_CREAT | O_WRONLY | O_TRUNC;
 		call.mode = (__u16)regs.arg[1];
 		break;
@@ -155,29 +156,36 @@ static __always_inline struct open_call open_call(struct trace_event_raw_sys_exi
 	return call;
 }
 
-/*
- * Makes the record of a call. Returns what rb_file_fill() does, which explains data,
- * file_max and names_max.
- */
+/* Adds its path to a record. Returns what rb_file_fill() does, which explains the rest. */
+static __always_inline int open_fill_file(struct open_event *e, __u8 *data, __u32 file_max,
+					  __u32 names_max, struct rb_path *path,
+					  struct task_struct *task, const struct open_call *call,
+					  const struct file *opened)
+{
+	struct rb_file f;
+	int len =
+		rb_file_fill(&f, data, file_max, names_max, path, task, (const char *)call->file,
+			     call->dirfd, call->resolve & RESOLVE_IN_ROOT ? RB_IN_ROOT : 0, opened);
+
+	e->file_len = f.file_len;
+	e->base_len = f.base_len;
+	e->head.flags = f.flags;
+	return len;
+}
+
+/* Makes the record of a call. Returns the same. */
 static __always_inline int open_fill(struct open_event *e, __u8 *data, __u32 file_max,
 				     __u32 names_max, struct rb_path *path,
 				     const struct rb_ledger *books, struct task_struct *task,
 				     const struct open_call *call, __s32 ret)
 {
-	struct rb_file f;
-	int len;
-
 	rb_fill_head(&e->head, books, task);
 	e->flags = open_generic_flags(call->flags);
 	e->ret = ret;
 	e->mode = call->mode;
 	e->resolve = call->resolve;
-	len = rb_file_fill(&f, data, file_max, names_max, path, task, call->file, call->dirfd,
-			   call->resolve & RESOLVE_IN_ROOT ? RB_IN_ROOT : 0);
-	e->file_len = f.file_len;
-	e->base_len = f.base_len;
-	e->head.flags = f.flags;
-	return len;
+	return open_fill_file(e, data, file_max, names_max, path, task, call,
+			      ret >= 0 ? rb_file_of_fd(task, ret) : NULL);
 }
 
 /* Does text, which has room for OPEN_PREFIX_MAX bytes, begin with path_prefix? */
@@ -197,6 +205,21 @@ static __always_inline bool open_has_prefix(const __u8 *text)
 			return false;
 	}
 	return true;
+}
+
+/* Notes in the scratch where that path is. */
+static __always_inline void open_note(struct open_scratch *s, const struct open_event *e,
+				      const __u8 *data)
+{
+	s->data = (__u64)data;
+	s->file_len = e->file_len;
+	s->base_len = e->base_len;
+	s->flags = e->head.flags;
+}
+
+static __always_inline __u32 open_source(__u32 flags)
+{
+	return flags >> RB_SOURCE_SHIFT & RB_SOURCE_MASK;
 }
 
 /*
@@ -246,6 +269,10 @@ static __always_inline void open_join(struct open_scratch *s)
 		__builtin_memcpy(s->head + at, " (deleted)", 10);
 		at += 10;
 	}
+	if (open_source(flags) == RB_OPENED) {
+		s->head[at] = 0;
+		return;
+	}
 	bpf_probe_read_kernel(&first, sizeof(first), data);
 	if (!is_root && first != '/')
 		s->head[at++] = '/';
@@ -262,9 +289,9 @@ __noinline int open_is_wanted(void)
 	__u32 cpu = bpf_get_smp_processor_id();
 	struct open_scratch *s = bpf_map_lookup_elem(&rb_scratch, &cpu);
 
-	if (!s)
+	if (!s || s->flags & RB_IS_PSEUDO) /* which begins with no slash */
 		return 0;
-	if (s->flags >> RB_SOURCE_SHIFT > RB_ABSOLUTE) {
+	if (open_source(s->flags) > RB_ABSOLUTE) {
 		open_join(s);
 	} else {
 		if (!s->file_len)
@@ -275,15 +302,30 @@ __noinline int open_is_wanted(void)
 	return open_has_prefix(s->head);
 }
 
+/*
+ * Does the path that the call has asked for begin with path_prefix, where that of what it has
+ * opened does not? Global, too.
+ */
+__noinline int open_is_asked(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	__u32 cpu = bpf_get_smp_processor_id();
+	struct open_scratch *s = bpf_map_lookup_elem(&rb_scratch, &cpu);
+
+	if (!s)
+		return 0;
+	open_fill_file(&s->record.event, s->record.data, RB_FILE_MAX, RB_PATH_MAX, &s->path, task,
+		       &s->call, NULL);
+	open_note(s, &s->record.event, s->record.data);
+	return open_is_wanted();
+}
+
 /* Ends a record in reserved memory: a copy of its own length, behind it, or none. */
 static __always_inline void open_decide(struct rb_ledger *books, void *ring, struct open_scratch *s,
 					struct open_event *e, __u8 *data, __u32 len, __u32 longest)
 {
-	s->data = (__u64)data;
-	s->file_len = e->file_len;
-	s->base_len = e->base_len;
-	s->flags = e->head.flags;
-	if (!open_is_wanted()) {
+	open_note(s, e, data);
+	if (!open_is_wanted() && (open_source(e->head.flags) != RB_OPENED || !open_is_asked())) {
 		rb_discard(books, ring, e);
 		return;
 	}
@@ -297,8 +339,7 @@ static __always_inline void open_decide(struct rb_ledger *books, void *ring, str
  * a record of a size that nearly always does.
  */
 static __always_inline void open_with_prefix(struct rb_ledger *books, struct task_struct *task,
-					     struct open_scratch *s, const struct open_call *call,
-					     __s32 ret)
+					     struct open_scratch *s, __s32 ret)
 {
 	struct open_short_record *most;
 	struct open_record *longest;
@@ -309,7 +350,7 @@ static __always_inline void open_with_prefix(struct rb_ledger *books, struct tas
 	if (!most)
 		return;
 	len = open_fill(&most->event, most->data, OPEN_SHORT_FILE, OPEN_SHORT_NAMES, &s->path,
-			books, task, call, ret);
+			books, task, &s->call, ret);
 	if (len >= 0) {
 		open_decide(books, ring, s, &most->event, most->data, len,
 			    OPEN_SHORT_FILE + OPEN_SHORT_NAMES);
@@ -320,7 +361,7 @@ static __always_inline void open_with_prefix(struct rb_ledger *books, struct tas
 	if (!longest)
 		return;
 	len = open_fill(&longest->event, longest->data, RB_FILE_MAX, RB_PATH_MAX, &s->path, books,
-			task, call, ret);
+			task, &s->call, ret);
 	open_decide(books, ring, s, &longest->event, longest->data, len, RB_FILE_MAX + RB_PATH_MAX);
 }
 
@@ -332,7 +373,6 @@ int rb_open(struct trace_event_raw_sys_exit *ctx)
 	__u32 cpu = bpf_get_smp_processor_id();
 	struct rb_ledger *books = rb_call_hit(ctx);
 	struct open_scratch *s;
-	struct open_call call;
 	long ret = rb_syscall_ret(ctx);
 	int len;
 
@@ -343,13 +383,13 @@ int rb_open(struct trace_event_raw_sys_exit *ctx)
 		RB_COUNT(books, filtered);
 		return 0;
 	}
-	call = open_call(ctx);
+	s->call = open_call(ctx);
 	if (path_prefix_len) {
-		open_with_prefix(books, task, s, &call, ret);
+		open_with_prefix(books, task, s, ret);
 		return 0;
 	}
 	len = open_fill(&s->record.event, s->record.data, RB_FILE_MAX, RB_PATH_MAX, &s->path, books,
-			task, &call, ret);
+			task, &s->call, ret);
 	rb_output(books, rb_ring_of_event(), &s->record,
 		  sizeof(s->record.event) + rb_bounded(len, RB_FILE_MAX + RB_PATH_MAX));
 	return 0;

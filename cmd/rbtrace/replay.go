@@ -214,16 +214,20 @@ func (r *replayRun) introduce() {
 func (r *replayRun) keep(plan *plan) func(int, *wire.Head, []field.Value) bool {
 	f := plan.attach.Filter
 	type match struct {
-		param  *tracer.Param
-		column int
-		text   string
+		param   *tracer.Param
+		columns []int // one of which is to be as wanted
+		text    string
 	}
 	matches := make([][]match, len(r.tracers))
 	filters := f != attach.Filter{}
 	for i, t := range r.tracers {
 		for _, p := range t.Params {
 			if v, ok := plan.attach.Params[p.Name]; ok {
-				matches[i] = append(matches[i], match{&p, t.Schema().Index(p.Column), v})
+				columns := []int{t.Schema().Index(p.Column)}
+				if p.Or != "" {
+					columns = append(columns, t.Schema().Index(p.Or))
+				}
+				matches[i] = append(matches[i], match{&p, columns, v})
 				filters = true
 			}
 		}
@@ -240,7 +244,7 @@ func (r *replayRun) keep(plan *plan) func(int, *wire.Head, []field.Value) bool {
 			return false
 		}
 		for _, m := range matches[i] {
-			if !m.param.Match(event[m.column], m.text) {
+			if !slices.ContainsFunc(m.columns, func(i int) bool { return m.param.Match(event[i], m.text) }) {
 				return false
 			}
 		}

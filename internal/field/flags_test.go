@@ -22,7 +22,7 @@ func TestWord(t *testing.T) {
 
 func TestPathSource(t *testing.T) {
 	for source, want := range map[PathSource]string{
-		SourceText: "text", SourceUnresolved: "unresolved", SourceAbsolute: "absolute", SourceCwd: "cwd", SourceDirfd: "dirfd", 200: "unresolved",
+		SourceText: "text", SourceOpened: "opened", SourceUnresolved: "unresolved", SourceAbsolute: "absolute", SourceCwd: "cwd", SourceDirfd: "dirfd", 200: "unresolved",
 	} {
 		check(t, new(source), want, `"`+want+`"`)
 	}

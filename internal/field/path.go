@@ -11,6 +11,7 @@ const (
 	SourceCwd                          // at the working directory
 	SourceDirfd                        // at the directory that a descriptor refers to
 	SourceText                         // nowhere: it is a text
+	SourceOpened                       // nowhere: it is that of what was opened
 	pathSources                        // their number
 )
 
@@ -27,6 +28,8 @@ func (s PathSource) name() string {
 		return "dirfd"
 	case SourceText:
 		return "text"
+	case SourceOpened:
+		return "opened"
 	}
 	return "unresolved"
 }

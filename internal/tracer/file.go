@@ -11,6 +11,13 @@ import (
 	"github.com/rbtrace/rbtrace/internal/field"
 )
 
+// AtExitHelp is for the help of a tracer that reads what a call was given when it returns, and has
+// nothing to hold it against.
+const AtExitHelp = `
+
+What a call was given is read when it returns. A thread that meanwhile changes it in memory, or the
+working directory or descriptor that a path begins at, can hide what was asked for.`
+
 // File is a path that a system call was given: struct rb_file of
 // bpf/include/rbtrace/file.h and what the record has of it. Its memory is used
 // again for each event.
@@ -19,7 +26,8 @@ type File struct {
 	Given  field.Text // as the caller gave it; aliases the record
 	// Path is absolute: what was given, or, where that is relative, joined to the path
 	// of its directory. Where nobody knows that directory, or it is a text, it is what
-	// was given. Where that is empty it is what a descriptor refers to.
+	// was given. Where that is empty it is what a descriptor refers to, and where the
+	// call has opened something it is that.
 	Path field.Text
 
 	path []byte
@@ -54,7 +62,8 @@ func (f *File) Decode(tail []byte, r FileRecord) ([]byte, error) {
 		return nil, errFileSource
 	}
 	f.Given, f.Path = file, file
-	if f.Source == field.SourceCwd || f.Source == field.SourceDirfd {
+	switch f.Source {
+	case field.SourceCwd, field.SourceDirfd, field.SourceOpened:
 		f.path = f.path[:0]
 		if flags&isPseudo != 0 {
 			if len(base) < pseudoSize {
@@ -64,7 +73,7 @@ func (f *File) Decode(tail []byte, r FileRecord) ([]byte, error) {
 		} else {
 			f.path = AppendPath(f.path, base, PathFlags(flags)&PathMask)
 		}
-		if len(file) > 0 {
+		if len(file) > 0 && f.Source != field.SourceOpened {
 			f.path = appendBelow(f.path, file)
 		}
 		f.Path = f.path

@@ -22,6 +22,8 @@ type Param struct {
 	// Column is the key of the column that replay filters by. Empty: replay does not
 	// have the flag.
 	Column string
+	// Or is the key of another one: replay shows an event where either is as wanted. Empty: there is none.
+	Or string
 	// Const is the C constant that takes the value: an integer, or an array that has
 	// room for a text of Max bytes and a NUL. Empty: Text.Constants are all.
 	Const string

@@ -23,10 +23,12 @@ enum rb_source {
 	RB_CWD,
 	RB_DIRFD,
 	RB_NO_PATH, /* it is a text, and no path of this call's */
+	RB_OPENED,  /* it is that of what the call has opened, whole */
 };
 
 /* In the flags of struct rb_file: enum rb_path_flags of the base, and among them an rb_source. */
 #define RB_SOURCE_SHIFT 2
+#define RB_SOURCE_MASK	7
 /* The base is followed by a struct rb_pseudo. */
 #define RB_IS_PSEUDO (1 << 5)
 
@@ -45,7 +47,8 @@ struct rb_pseudo {
 
 /*
  * A path in a record: file, as the caller gave it, and where that is relative behind
- * it base, the names of its directory from leaf to root.
+ * it base, the names of its directory from leaf to root. Of what was opened base has all
+ * names.
  */
 struct rb_file {
 	__u16 file_len;
@@ -53,6 +56,13 @@ struct rb_file {
 	__u16 flags;
 	__u16 unused;
 };
+
+/* Where a walk from an open file begins. */
+static __always_inline void rb_path_of_file(struct rb_path *p, const struct file *file)
+{
+	p->vfsmnt = (__u64)BPF_CORE_READ(file, f_path.mnt);
+	p->dentry = (__u64)BPF_CORE_READ(file, f_path.dentry);
+}
 
 /* Has p got the directory that dirfd refers to? */
 static __always_inline bool rb_file_base(struct rb_path *p, struct task_struct *task, __s32 dirfd)
@@ -69,8 +79,7 @@ static __always_inline bool rb_file_base(struct rb_path *p, struct task_struct *
 	file = rb_file_of_fd(task, dirfd);
 	if (!file)
 		return false;
-	p->vfsmnt = (__u64)BPF_CORE_READ(file, f_path.mnt);
-	p->dentry = (__u64)BPF_CORE_READ(file, f_path.dentry);
+	rb_path_of_file(p, file);
 	return true;
 }
 
@@ -106,13 +115,14 @@ static __always_inline __u32 rb_file_pseudo(__u8 *data, const struct rb_path *p)
 
 /*
  * Writes a path at data: the file takes less than file_max bytes and the names behind
- * it at most names_max, with room for RB_NAME_MAX more; both are constants. Returns how
- * many bytes they take, -1 where they may be cut and the longest path is longer.
+ * it at most names_max, with room for RB_NAME_MAX more; both are constants. opened is what the
+ * call has opened, NULL: nothing. Returns how many bytes they take, -1 where they may be cut and
+ * the longest path is longer.
  */
 static __always_inline int rb_file_fill(struct rb_file *f, __u8 *data, __u32 file_max,
 					__u32 names_max, struct rb_path *path,
 					struct task_struct *task, const char *file, __s32 dirfd,
-					__u32 how)
+					__u32 how, const struct file *opened)
 {
 	__u32 file_len = 0, base_len, pseudo_len, source;
 	long n;
@@ -128,27 +138,31 @@ static __always_inline int rb_file_fill(struct rb_file *f, __u8 *data, __u32 fil
 		if (n == file_max && file_max < RB_FILE_MAX)
 			return -1;
 		file_len = rb_bounded(n - 1, file_max - 1);
-	} else if (!(how & RB_EMPTY_PATH) || (n < 0 && file)) {
+	} else if (!opened && (!(how & RB_EMPTY_PATH) || (n < 0 && file))) {
 		/* It is empty, or cannot be read. Since 6.11 NULL may stand for an empty one. */
 		return 0;
 	}
 	f->file_len = file_len;
 	if (how & RB_TEXT)
 		return file_len;
-	if (file_len && data[0] == '/' && !(how & RB_IN_ROOT)) {
+	if (opened) {
+		rb_path_of_file(path, opened);
+		source = RB_OPENED;
+	} else if (file_len && data[0] == '/' && !(how & RB_IN_ROOT)) {
 		f->flags = RB_ABSOLUTE << RB_SOURCE_SHIFT;
 		return file_len;
-	}
-	if (!rb_file_base(path, task, dirfd))
+	} else if (rb_file_base(path, task, dirfd)) {
+		source = dirfd == AT_FDCWD ? RB_CWD : RB_DIRFD;
+	} else {
 		return file_len;
-	source = dirfd == AT_FDCWD ? RB_CWD : RB_DIRFD;
+	}
 	rb_path_names_within(data + file_len, names_max, path);
 	if (path->flags & RB_PATH_CUT && names_max < RB_PATH_MAX)
 		return -1;
 	f->flags = source << RB_SOURCE_SHIFT | path->flags;
 	base_len = path->len;
-	if (how & RB_EMPTY_PATH && !file_len) {
-		pseudo_len = rb_file_pseudo(data, path);
+	if (opened || (how & RB_EMPTY_PATH && !file_len)) {
+		pseudo_len = rb_file_pseudo(data + file_len, path);
 		if (pseudo_len) {
 			f->flags |= RB_IS_PSEUDO;
 			base_len = pseudo_len;

@@ -51,7 +51,7 @@ __noinline int rb_append_file(__u64 file, __s32 dirfd, __u32 how)
 		return 0;
 	len = rb_bounded(s->len, (RB_FILES - 1) * RB_FILE_ROOM);
 	n = rb_file_fill(&s->file, s->record.data + len, RB_FILE_MAX, RB_PATH_MAX, &s->path, task,
-			 (const char *)file, dirfd, how);
+			 (const char *)file, dirfd, how, NULL);
 	if (n > 0)
 		s->len = len + n;
 	return 0;

@@ -44,7 +44,7 @@ may be an answer: ENOENT is the end of a map, or of a list of ids.
 A program that reads its maps makes many calls: --cmd shows those of one command. rbtrace's own calls
 are among them, such as those with which it attaches, once they come behind the first one.
 
-Calls of 32-bit programs on a 64-bit kernel do not pass the tracepoints.`,
+Calls of 32-bit programs on a 64-bit kernel do not pass the tracepoints.` + tracer.AtExitHelp,
 	Examples: []tracer.Example{
 		{Args: "bpf", What: "every call"},
 		{Args: "bpf --cmd prog_load -C +id,+uid", What: "programs that are loaded"},

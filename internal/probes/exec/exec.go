@@ -53,7 +53,7 @@ the 128 KiB that are looked at. Arguments that cannot be read do not have it.
 
 tid is the thread that called. Where that was not the leader, it goes on as the
 leader: with the process's id. --tid means the same thread. --comm means the name after the exec, with --failed
-the caller's.`,
+the caller's.` + tracer.AtExitHelp,
 	Examples: []tracer.Example{
 		{Args: "exec", What: "every program that starts"},
 		{Args: "exec -x", What: "execs that fail, with the error"},

@@ -71,7 +71,7 @@ module at all (ENOEXEC), one that is there already (EEXIST), one that must not b
 (EPERM, EKEYREJECTED). Calls of 32-bit programs on a 64-bit kernel do not pass the tracepoints
 that this needs.
 
-pid and comm are mostly those of modprobe, which the kernel starts itself for what needs a module.`,
+pid and comm are mostly those of modprobe, which the kernel starts itself for what needs a module.` + tracer.AtExitHelp,
 	Examples: []tracer.Example{
 		{Args: "module", What: "modules that come and go"},
 		{Args: "module -x", What: "modules that cannot be loaded or unloaded, with the error"},

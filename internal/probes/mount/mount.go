@@ -112,7 +112,7 @@ passwords there. It is in JSON, and in recordings.
 How long a call took is not known where it began before tracing did, or where a seccomp filter
 answered it. Calls of 32-bit programs on a 64-bit kernel do not pass the tracepoints. What the kernel
 mounts by itself, as for automounts, and what is unmounted with the last process of a mount
-namespace does not either.`,
+namespace does not either.` + tracer.AtExitHelp,
 	Examples: []tracer.Example{
 		{Args: "mount", What: "what is mounted and unmounted, by all containers as well"},
 		{Args: "mount -x", What: "calls that fail, with the error"},

@@ -61,6 +61,15 @@ type bpfOpenScratch struct {
 		Event bpfOpenEvent
 		Data  [8448]uint8
 	}
+	Call struct {
+		_       structs.HostLayout
+		File    uint64
+		Flags   uint64
+		Mode    uint64
+		Resolve uint64
+		Dirfd   int32
+		_       [4]byte
+	}
 	Data    uint64
 	FileLen uint32
 	BaseLen uint32

@@ -23,9 +23,9 @@ type Event struct {
 	Flags      field.OpenFlags    `json:"flags" col:"FLAGS,w=28" doc:"the flags as given, of creat those that it stands for; what has no name is in hexadecimal"`
 	Mode       field.Mode         `json:"mode" col:"MODE,w=5,right" doc:"the mode for a file that is made (O_CREAT, O_TMPFILE), in octal and before the umask; else empty"`
 	Resolve    field.ResolveFlags `json:"resolve" col:"RESOLVE,w=15" doc:"how openat2 is to resolve the path"`
-	PathSource field.PathSource   `json:"path_source" col:"SOURCE,w=10" doc:"where path begins: absolute (as given), cwd, dirfd, or unresolved: nobody knows"`
+	PathSource field.PathSource   `json:"path_source" col:"SOURCE,w=10" doc:"where path is from: opened, what was opened; or what was asked for: absolute (as given), below cwd, below dirfd, or unresolved: nobody knows"`
 	File       field.Text         `json:"file" col:"FILE,w=24" doc:"the path as given"`
-	Path       field.Text         `json:"path" col:"PATH" doc:"the absolute path: that given, or joined to the directory's where it is relative; neither symbolic links nor . and .. are resolved; where the directory is unknown the path as given"`
+	Path       field.Text         `json:"path" col:"PATH" doc:"the absolute path of what was opened; of a call that fails what was asked for: that given, or joined to the directory's where it is relative, with symbolic links, . and .. as they are; where the directory is unknown the path as given"`
 
 	path tracer.File
 }
@@ -43,20 +43,28 @@ var Tracer = tracer.New(tracer.Def[bpfOpenEvent, Event]{
 	Long: `Shows every open, openat, openat2 and creat of every thread on the machine, when it
 returns: those that succeed and those that fail, or with --failed only these.
 
-path is absolute: a relative one is joined to the path of the working directory, or of
-the directory that the call named by a descriptor, across mount points. It is what was
-asked for, not what was found: symbolic links, . and .. stay as they are. In a chroot
-or a container an absolute path begins at the root of that, as its processes see it.
-For what was joined, a chroot's own directories are in front; a directory that has been
-removed ends in " (deleted)".
-One in a mount that is in no mount namespace, as it was unmounted while in use or is not
-mounted yet, begins with "(unreachable)", one too deep or long to be followed with "…".
+path is that of what was opened, as the kernel has it for the new descriptor: symbolic links,
+. and .. are resolved. It begins at the root of the caller's mount namespace: a chroot's own
+directories are in front. What was asked for is in file.
+
+Of a call that fails path is what was asked for: a relative one is joined to the path of the
+working directory, or of the directory that the call named by a descriptor; symbolic links, .
+and .. stay as they are, and an absolute one in a chroot begins at the root of that.
+
+What has been removed ends in " (deleted)". What is in a mount that is in no mount namespace,
+as it was unmounted while in use or is not mounted yet, begins with "(unreachable)", what is too
+deep or long to be followed with "…". What is in no directory is named as in /proc/PID/fd
+(pipe:[4711]).
+
+file and, of a call that fails, path are read when the call returns. A thread that has changed
+the path in memory, the working directory or the descriptor meanwhile can hide what was asked
+for, but not what was opened.
 
 A call that a signal interrupts, as on a FIFO or a network file system, has the error ERESTARTSYS
 and is no failure for --failed: it begins anew and is shown again, or the program gets EINTR.
 
---path-prefix looks at path as it is, byte by byte, before anything is escaped; end it
-with / to mean one directory. The paths are made in memory of the ring, so each call
+--path-prefix looks at path, and at what was asked for where that is another one, as they are, byte
+by byte, before anything is escaped; end it with / to mean one directory. The paths are made in memory of the ring, so each call
 takes 1.1 KiB of it (8.4 KiB where the path is long) until rbtrace has passed it: with
 a small --buffer-size, or a long --wakeup interval, calls may be lost.
 
@@ -76,8 +84,8 @@ opens does not either, nor does open_by_handle_at, which is given no path.`,
 	},
 	Columns: []string{"time", "pid", "comm", "fd", "errno", "path"},
 	Params: []tracer.Param{{
-		Name: "path-prefix", Value: "TEXT", Usage: "only paths that begin with this `TEXT`",
-		Const: bpfVarPathPrefix, Max: 255, Column: "path",
+		Name: "path-prefix", Value: "TEXT", Usage: "only what is opened, or asked for, at a path that begins with this `TEXT`",
+		Const: bpfVarPathPrefix, Max: 255, Column: "path", Or: "file",
 		Text: &tracer.Text{
 			Check: checkPrefix,
 			Constants: func(text string) map[string]any {

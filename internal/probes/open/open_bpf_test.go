@@ -3,6 +3,7 @@
 package open_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -124,6 +125,7 @@ func openMany(dir string, n int) (want []event) {
 		ret := openat(cwd, file, unix.O_RDONLY|unix.O_CREAT*uint64(i%2), 0o640)
 		if ret >= 0 {
 			bpftest.Must(unix.Close(ret), unix.Unlink(file))
+			w["path_source"] = "opened"
 		}
 		maps.Copy(w, result(ret))
 		want = append(want, w)
@@ -165,10 +167,9 @@ func TestAtOnce(t *testing.T) {
 type call struct {
 	name string
 	do   func() int
-	// DIR stands for the directory of the test, in which the call is made.
-	want event
-	// named says that the kernel has the same path for the new descriptor.
-	named bool
+	// DIR stands for the directory of the test, in which the call is made. The path of what is
+	// opened is the one that the kernel has for the new descriptor, and need not be here.
+	want  event
 	errno unix.Errno // 0: it succeeds
 	old   bool       // not on arm64
 }
@@ -187,46 +188,46 @@ func at(dir string, call func(dirfd int) int) func() int {
 
 var calls = []call{
 	{
-		name: "openat", named: true, do: func() int { return openat(cwd, "data", unix.O_RDONLY, 0o777) },
-		want: event{"file": "data", "path": "DIR/data", "path_source": "cwd", "flags": []string{"O_RDONLY"}, "mode": "", "resolve": []string{}},
+		name: "openat", do: func() int { return openat(cwd, "data", unix.O_RDONLY, 0o777) },
+		want: event{"file": "data", "path": "DIR/data", "flags": []string{"O_RDONLY"}, "mode": "", "resolve": []string{}},
 	},
 	{
-		name: "openatFlags", named: true, do: func() int {
+		name: "openatFlags", do: func() int {
 			return openat(cwd, "new", unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOFOLLOW|0x8000, 0o4750)
 		},
 		want: event{"path": "DIR/new", "mode": "04750", "flags": []string{"O_RDWR", "O_CREAT", "O_EXCL", "O_APPEND", "O_NONBLOCK", "O_LARGEFILE", "O_NOFOLLOW", "O_CLOEXEC"}},
 	},
 	{
-		name: "openatDirectory", named: true, do: func() int { return openat(cwd, "below", unix.O_DIRECTORY|unix.O_NOATIME, 0) },
+		name: "openatDirectory", do: func() int { return openat(cwd, "below", unix.O_DIRECTORY|unix.O_NOATIME, 0) },
 		want: event{"path": "DIR/below", "flags": []string{"O_RDONLY", "O_DIRECTORY", "O_NOATIME"}},
 	},
 	{
-		name: "open", old: true, named: true, do: func() int { return bpftest.PathCall(sysOpen, 0, "data", unix.O_WRONLY|unix.O_TRUNC, 0) },
-		want: event{"file": "data", "path": "DIR/data", "path_source": "cwd", "flags": []string{"O_WRONLY", "O_TRUNC"}, "mode": ""},
+		name: "open", old: true, do: func() int { return bpftest.PathCall(sysOpen, 0, "data", unix.O_WRONLY|unix.O_TRUNC, 0) },
+		want: event{"file": "data", "path": "DIR/data", "flags": []string{"O_WRONLY", "O_TRUNC"}, "mode": ""},
 	},
 	{
-		name: "openCreate", old: true, named: true, do: func() int {
+		name: "openCreate", old: true, do: func() int {
 			return bpftest.PathCall(sysOpen, 0, "open", unix.O_RDONLY|unix.O_CREAT|unix.O_SYNC, 0o604)
 		},
 		want: event{"path": "DIR/open", "flags": []string{"O_RDONLY", "O_CREAT", "O_SYNC"}, "mode": "0604"},
 	},
 	{
-		name: "creat", old: true, named: true, do: func() int { return bpftest.PathCall(sysCreat, 0, "creat", 0o600) },
-		want: event{"file": "creat", "path": "DIR/creat", "path_source": "cwd", "flags": []string{"O_WRONLY", "O_CREAT", "O_TRUNC"}, "mode": "0600"},
+		name: "creat", old: true, do: func() int { return bpftest.PathCall(sysCreat, 0, "creat", 0o600) },
+		want: event{"file": "creat", "path": "DIR/creat", "flags": []string{"O_WRONLY", "O_CREAT", "O_TRUNC"}, "mode": "0600"},
 	},
 	{
-		name: "openat2", named: true, do: func() int { return openat2(cwd, "two", unix.O_WRONLY|unix.O_CREAT, 0o620, 0) },
-		want: event{"file": "two", "path": "DIR/two", "path_source": "cwd", "flags": []string{"O_WRONLY", "O_CREAT"}, "mode": "0620", "resolve": []string{}},
+		name: "openat2", do: func() int { return openat2(cwd, "two", unix.O_WRONLY|unix.O_CREAT, 0o620, 0) },
+		want: event{"file": "two", "path": "DIR/two", "flags": []string{"O_WRONLY", "O_CREAT"}, "mode": "0620", "resolve": []string{}},
 	},
 	{
-		name: "openat2Resolve", named: true, do: at("below", func(fd int) int {
+		name: "openat2Resolve", do: at("below", func(fd int) int {
 			return openat2(fd, "deep", unix.O_RDONLY, 0, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_XDEV)
 		}),
-		want: event{"path": "DIR/below/deep", "path_source": "dirfd", "resolve": []string{"RESOLVE_NO_XDEV", "RESOLVE_NO_SYMLINKS", "RESOLVE_BENEATH"}},
+		want: event{"path": "DIR/below/deep", "resolve": []string{"RESOLVE_NO_XDEV", "RESOLVE_NO_SYMLINKS", "RESOLVE_BENEATH"}},
 	},
 	{
-		name: "openat2InRoot", named: true, do: at("below", func(fd int) int { return openat2(fd, "/deep", 0, 0, unix.RESOLVE_IN_ROOT) }),
-		want: event{"file": "/deep", "path": "DIR/below/deep", "path_source": "dirfd", "resolve": []string{"RESOLVE_IN_ROOT"}},
+		name: "openat2InRoot", do: at("below", func(fd int) int { return openat2(fd, "/deep", 0, 0, unix.RESOLVE_IN_ROOT) }),
+		want: event{"file": "/deep", "path": "DIR/below/deep", "resolve": []string{"RESOLVE_IN_ROOT"}},
 	},
 	{
 		name: "openat2Beneath", errno: unix.EXDEV, do: func() int { return openat2(cwd, "/etc", 0, 0, unix.RESOLVE_BENEATH) },
@@ -241,7 +242,7 @@ var calls = []call{
 		want: event{"mode": "010644"},
 	},
 	{
-		name: "openat2Longer", named: true, do: func() int {
+		name: "openat2Longer", do: func() int {
 			return bpftest.Openat2(cwd, "data", [4]uint64{unix.O_RDONLY, 0, unix.RESOLVE_NO_SYMLINKS, 0}, 32)
 		},
 		want: event{"path": "DIR/data", "resolve": []string{"RESOLVE_NO_SYMLINKS"}},
@@ -257,24 +258,24 @@ var calls = []call{
 
 	// Where paths begin.
 	{
-		name: "absolute", named: true, do: func() int { return openat(cwd, bpftest.Must1(os.Getwd())+"/data", 0, 0) },
-		want: event{"file": "DIR/data", "path": "DIR/data", "path_source": "absolute"},
+		name: "absolute", do: func() int { return openat(cwd, bpftest.Must1(os.Getwd())+"/data", 0, 0) },
+		want: event{"file": "DIR/data", "path": "DIR/data"},
 	},
 	{
-		name: "absoluteAtDirfd", do: at("below", func(fd int) int { return openat(fd, "/", unix.O_PATH, 0) }), named: true,
-		want: event{"file": "/", "path": "/", "path_source": "absolute", "flags": []string{"O_RDONLY", "O_PATH"}},
+		name: "absoluteAtDirfd", do: at("below", func(fd int) int { return openat(fd, "/", unix.O_PATH, 0) }),
+		want: event{"file": "/", "path": "/", "flags": []string{"O_RDONLY", "O_PATH"}},
 	},
 	{
-		name: "absoluteAtNoFd", named: true, do: func() int { return openat(-1, "/proc/self", unix.O_NOFOLLOW|unix.O_PATH, 0) },
-		want: event{"path": "/proc/self", "path_source": "absolute"},
+		name: "absoluteAtNoFd", do: func() int { return openat(-1, "/proc/self", unix.O_NOFOLLOW|unix.O_PATH, 0) },
+		want: event{"path": "/proc/self"},
 	},
 	{
-		name: "dirfd", named: true, do: at("below", func(fd int) int { return openat(fd, "deep", 0, 0) }),
-		want: event{"file": "deep", "path": "DIR/below/deep", "path_source": "dirfd"},
+		name: "dirfd", do: at("below", func(fd int) int { return openat(fd, "deep", 0, 0) }),
+		want: event{"file": "deep", "path": "DIR/below/deep"},
 	},
 	{
-		name: "dirfdRoot", named: true, do: at("/", func(fd int) int { return openat(fd, "dev/null", 0, 0) }),
-		want: event{"file": "dev/null", "path": "/dev/null", "path_source": "dirfd"},
+		name: "dirfdRoot", do: at("/", func(fd int) int { return openat(fd, "dev/null", 0, 0) }),
+		want: event{"file": "dev/null", "path": "/dev/null"},
 	},
 	{
 		name: "dirfdFile", errno: unix.ENOTDIR, do: at("data", func(fd int) int { return openat(fd, "x", 0, 0) }),
@@ -290,21 +291,21 @@ var calls = []call{
 	},
 	{
 		name: "dots", do: func() int { return openat(cwd, "./below/..//data", 0, 0) },
-		want: event{"path": "DIR/./below/..//data"},
+		want: event{"file": "./below/..//data", "path": "DIR/data"},
 	},
 	{
 		name: "symlink", do: func() int { return openat(cwd, "link", 0, 0) },
-		want: event{"path": "DIR/link"},
+		want: event{"file": "link", "path": "DIR/data"},
 	},
 	{
-		name: "cwdRoot", named: true, do: func() int {
+		name: "cwdRoot", do: func() int {
 			dir := bpftest.Must1(os.Getwd())
 			bpftest.Must(unix.Chdir("/"))
 			ret := openat(cwd, "dev/null", 0, 0)
 			bpftest.Must(unix.Chdir(dir))
 			return ret
 		},
-		want: event{"file": "dev/null", "path": "/dev/null", "path_source": "cwd"},
+		want: event{"file": "dev/null", "path": "/dev/null"},
 	},
 	{
 		name: "cwdDeleted", errno: unix.ENOENT, do: func() int {
@@ -323,24 +324,24 @@ var calls = []call{
 				return openat(fd, "..", unix.O_PATH, 0)
 			})()
 		},
-		want: event{"path": "DIR/gone (deleted)/..", "path_source": "dirfd"},
+		want: event{"file": "..", "path": "DIR"},
 	},
 
 	// Modes.
 	{
 		name: "tmpfile", do: func() int { return openat(cwd, "/dev/shm", unix.O_TMPFILE|unix.O_RDWR|unix.O_EXCL, 0o600) },
-		want: event{"path": "/dev/shm", "flags": []string{"O_RDWR", "O_EXCL", "O_TMPFILE"}, "mode": "0600"},
+		want: event{"file": "/dev/shm", "flags": []string{"O_RDWR", "O_EXCL", "O_TMPFILE"}, "mode": "0600"},
 	},
 	{
 		name: "modeOfNoFile", do: func() int { return openat(cwd, "data", unix.O_RDONLY, 0o600) },
 		want: event{"mode": ""},
 	},
 	{
-		name: "modeTooLong", named: true, do: func() int { return openat(cwd, "data", unix.O_RDONLY|unix.O_CREAT, 0x5a00000000000000|0o602) },
+		name: "modeTooLong", do: func() int { return openat(cwd, "data", unix.O_RDONLY|unix.O_CREAT, 0x5a00000000000000|0o602) },
 		want: event{"mode": "0602"},
 	},
 	{
-		name: "flagsTooLong", named: true, do: func() int { return openat(cwd, "data", 0x5a00000000000000|unix.O_RDWR, 0) },
+		name: "flagsTooLong", do: func() int { return openat(cwd, "data", 0x5a00000000000000|unix.O_RDWR, 0) },
 		want: event{"flags": []string{"O_RDWR"}},
 	},
 
@@ -375,11 +376,11 @@ var calls = []call{
 
 	// Names.
 	{
-		name: "hostile", named: true, do: func() int { return openat(cwd, hostile, unix.O_CREAT, 0o600) },
+		name: "hostile", do: func() int { return openat(cwd, hostile, unix.O_CREAT, 0o600) },
 		want: event{"file": tracetest.Text(hostile), "path": "DIR/" + tracetest.Text(hostile)},
 	},
 	{
-		name: "longName", named: true, do: func() int { return openat(cwd, strings.Repeat("n", 255), unix.O_CREAT, 0o600) },
+		name: "longName", do: func() int { return openat(cwd, strings.Repeat("n", 255), unix.O_CREAT, 0o600) },
 		want: event{"path": "DIR/" + strings.Repeat("n", 255)},
 	},
 	{
@@ -388,7 +389,7 @@ var calls = []call{
 	},
 	{
 		name: "4095", do: func() int { return openat(cwd, strings.Repeat("./", 2045)+".////", 0, 0) },
-		want: event{"file": strings.Repeat("./", 2045) + ".////", "path": "DIR/" + strings.Repeat("./", 2045) + ".////"},
+		want: event{"file": strings.Repeat("./", 2045) + ".////", "path": "DIR"},
 	},
 	{
 		name: "4096", errno: unix.ENAMETOOLONG, do: func() int { return openat(cwd, strings.Repeat("./", 2048), 0, 0) },
@@ -439,19 +440,18 @@ func TestCalls(t *testing.T) {
 				}
 				w := result(ret)
 				for key, v := range c.want {
-					if s, ok := v.(string); ok && strings.HasPrefix(s, "DIR/") {
+					if s, ok := v.(string); ok && (s == "DIR" || strings.HasPrefix(s, "DIR/")) {
 						v = dir + s[3:]
 					}
 					w[key] = v
 				}
 				if ret >= 0 {
 					path := pathOf(ret)
-					if c.named && tracetest.Text(path) != w["path"] && w["path"] != nil {
+					if tracetest.Text(path) != w["path"] && w["path"] != nil {
 						t.Errorf("%s: the path is %q, and want %q", c.name, path, w["path"])
 					}
-					if c.named {
-						w[tracetest.Raw] = map[string]string{"path": path}
-					}
+					w["path"], w["path_source"] = tracetest.Text(path), "opened"
+					w[tracetest.Raw] = map[string]string{"path": path}
 				}
 				want, of = append(want, w), append(of, c.name)
 			}
@@ -526,15 +526,15 @@ func TestMounts(t *testing.T) {
 	tracetest.Same(t, slices.DeleteFunc(events, ofHandle), want)
 }
 
-// TestChroot: what is joined begins at the root of the machine, and an absolute path
-// is that of the chroot.
+// TestChroot: what is opened or joined begins at the root of the machine, and an absolute path that
+// leads to nothing is that of the chroot.
 func TestChroot(t *testing.T) {
 	bpftest.Require(t)
 	dir := world(t)
 	events := tracetest.Trace(t, open.Tracer, mine(), func() {
 		onThread(t, func() {
 			bpftest.Must(unix.Chroot(dir), unix.Chdir("/below"))
-			for _, file := range []string{"deep", "/data", "../data", "/missing"} {
+			for _, file := range []string{"deep", "/data", "../data", "missing", "/missing"} {
 				if fd := openat(cwd, file, 0, 0); fd >= 0 {
 					bpftest.Must(unix.Close(fd))
 				}
@@ -542,10 +542,11 @@ func TestChroot(t *testing.T) {
 		})
 	})
 	tracetest.Same(t, events, []event{
-		{"file": "deep", "path": dir + "/below/deep", "path_source": "cwd", "errno": ""},
-		{"file": "/data", "path": "/data", "path_source": "absolute", "errno": ""},
-		{"file": "../data", "path": dir + "/below/../data", "errno": ""},
-		{"file": "/missing", "path": "/missing", "errno": "ENOENT"},
+		{"file": "deep", "path": dir + "/below/deep", "path_source": "opened", "errno": ""},
+		{"file": "/data", "path": dir + "/data", "path_source": "opened", "errno": ""},
+		{"file": "../data", "path": dir + "/data", "path_source": "opened", "errno": ""},
+		{"file": "missing", "path": dir + "/below/missing", "path_source": "cwd", "errno": "ENOENT"},
+		{"file": "/missing", "path": "/missing", "path_source": "absolute", "errno": "ENOENT"},
 	})
 }
 
@@ -564,21 +565,23 @@ func TestDeepPaths(t *testing.T) {
 	for _, test := range []struct {
 		depth, width int
 		kept         int // 0: all
-	}{{57, 3, 0}, {71, 3, 64}, {20, 190, 0}, {30, 199, 20}} {
+		opened       int // the same of what is opened, whose own name is one, too
+	}{{57, 3, 0, 0}, {71, 3, 64, 63}, {20, 190, 0, 0}, {30, 199, 20, 20}} {
 		t.Run(fmt.Sprintf("%dx%d", test.depth, test.width), func(t *testing.T) {
 			dir, name := bpftest.Dir(t), "/"+strings.Repeat("d", test.width)
-			file := strings.Repeat("./", 2000) + "file"
+			file := strings.Repeat("./", 2000) + "missing"
 			events := tracetest.Trace(t, open.Tracer, mine(), func() {
 				onThread(t, func() {
 					deep(dir, test.depth, test.width)
-					bpftest.Must(unix.Close(openat(cwd, "file", unix.O_CREAT, 0o600)), unix.Close(openat(cwd, file, 0, 0)))
+					bpftest.Must(unix.Close(openat(cwd, "file", unix.O_CREAT, 0o600)))
+					openat(cwd, file, 0, 0)
 				})
 			})
-			path := dir + strings.Repeat(name, test.depth)
+			opened, asked := dir+strings.Repeat(name, test.depth), dir+strings.Repeat(name, test.depth)
 			if test.kept != 0 {
-				path = "…" + strings.Repeat(name, test.kept)
+				opened, asked = "…"+strings.Repeat(name, test.opened), "…"+strings.Repeat(name, test.kept)
 			}
-			tracetest.Same(t, events, []event{{"path": path + "/file"}, {"path": path + "/" + file}})
+			tracetest.Same(t, events, []event{{"path": opened + "/file"}, {"path": asked + "/" + file}})
 		})
 	}
 }
@@ -616,18 +619,84 @@ func TestPathBounds(t *testing.T) {
 							below -= len(dir)
 						}
 						path := dir + enterNew(below)
-						bpftest.Must(unix.Close(openat(cwd, "file", unix.O_CREAT, 0o600)))
-						if len(path) > long {
+						cut := func(path string) string {
+							if len(path) <= long {
+								return path
+							}
 							kept := path[len(path)-long:]
-							path = "…" + kept[strings.IndexByte(kept, '/'):]
+							return "…" + kept[strings.IndexByte(kept, '/'):]
 						}
-						want = append(want, event{"path": path + "/file"})
+						bpftest.Must(unix.Close(openat(cwd, "x", unix.O_CREAT, 0o600)))
+						openat(cwd, "missing", 0, 0)
+						want = append(want, event{"path": cut(path + "/x")}, event{"path": cut(path) + "/missing"})
 					}
 				}
 			}
 		})
 	})
 	tracetest.Same(t, events, want)
+}
+
+// TestSwapped: what is opened is what is shown, also where all that the call was given means something
+// else by the time it returns; and no prefix misses it.
+func TestSwapped(t *testing.T) {
+	bpftest.Require(t)
+	dir := world(t)
+	fifo := dir + "/below/fifo"
+	check(t, unix.Mkfifo(fifo, 0o600))
+	elsewhere, err := unix.Open(dir, unix.O_PATH, 0)
+	check(t, err)
+	here, err := os.Getwd()
+	check(t, err)
+	defer func() { check(t, os.Chdir(here)) }()
+	swap := map[string]func(path []byte, dirfd int) error{
+		"path":      func(path []byte, _ int) error { copy(path, "/nowhere\x00"); return nil },
+		"directory": func(_ []byte, dirfd int) error { return unix.Dup2(elsewhere, dirfd) },
+		"cwd":       func([]byte, int) error { return os.Chdir(dir) },
+	}
+	for _, prefix := range []string{"", fifo, dir + "/below/", "/nowhere"} {
+		t.Run(prefix, func(t *testing.T) {
+			opts := mine()
+			if prefix != "" {
+				opts = withPrefix(prefix)
+			}
+			var want []event
+			events := tracetest.Trace(t, open.Tracer, opts, func() {
+				for what, swap := range swap {
+					check(t, os.Chdir(dir+"/below"))
+					fd, err := unix.Open(".", unix.O_PATH, 0)
+					check(t, err)
+					path, dirfd := []byte("fifo\x00"), fd
+					switch what {
+					case "path":
+						path = append([]byte(fifo), 0)
+					case "cwd":
+						dirfd = cwd
+					}
+					tid, opened := make(chan int), make(chan int)
+					go bpftest.WithoutSignals(func() { // a thread that shares all with the others
+						bpftest.As(comm, func() {
+							tid <- unix.Gettid()
+							opened <- bpftest.Call(unix.SYS_OPENAT, dirfd, path, unix.O_RDONLY, 0)
+						})
+					})
+					bpftest.AwaitCall(t, <-tid, unix.SYS_OPENAT)
+					check(t, swap(path, fd))
+					w, err := unix.Open(fifo, unix.O_WRONLY, 0)
+					check(t, err)
+					ret := <-opened
+					if ret < 0 {
+						t.Fatalf("%s: %v", what, unix.Errno(-ret))
+					}
+					check(t, errors.Join(unix.Close(w), unix.Close(ret), unix.Close(fd)))
+					if prefix != "/nowhere" || what == "path" { // which was asked for, as far as anybody can tell
+						want = append(want, event{"path": fifo, "path_source": "opened", "ret": int64(ret)})
+					}
+				}
+			})
+			tracetest.Same(t, events, want)
+		})
+	}
 }
 
 // TestInterrupted: a call that a signal interrupts begins anew, and its program knows of no failure.

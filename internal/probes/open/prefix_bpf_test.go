@@ -41,17 +41,23 @@ func pathsOf(events []event) []string {
 	return paths
 }
 
-// manyPaths makes calls with paths of all kinds. It may be called again.
-func manyPaths(t *testing.T, dir string) {
+// manyPaths makes calls with paths of all kinds. It may be called again. Where they are to fail all
+// do, and are the same otherwise.
+func manyPaths(t *testing.T, dir string, fail bool) {
 	onThread(t, func() {
-		try := func(dirfd int, file string) {
-			if fd := openat(dirfd, file, 0, 0); fd >= 0 {
+		resolve := func(dirfd int, file string, resolve uint64) {
+			flags := uint64(0)
+			if fail {
+				flags = 1 << 40 // which is none
+			}
+			if fd := openat2(dirfd, file, flags, 0, resolve); fd >= 0 {
 				bpftest.Must(unix.Close(fd))
 			}
 		}
+		try := func(dirfd int, file string) { resolve(dirfd, file, 0) }
 		bpftest.Must(unix.Chdir(dir))
 		for _, file := range []string{
-			"data", "dat", "data/", "missing", hostile, "below/deep", "./data", "", "…", "..",
+			"data", "dat", "data/", "link", "below/../link", "missing", hostile, "below/deep", "./data", "", "…", "..",
 			dir + "/data", dir, "/", "//", "/…", "/missing",
 		} {
 			try(cwd, file)
@@ -61,7 +67,7 @@ func manyPaths(t *testing.T, dir string) {
 			}
 		}
 		at("below", func(fd int) int {
-			bpftest.Must(unix.Close(openat2(fd, "/deep", 0, 0, unix.RESOLVE_IN_ROOT)))
+			resolve(fd, "/deep", unix.RESOLVE_IN_ROOT)
 			return 0
 		})()
 		// As long as a short record takes, and longer.
@@ -89,11 +95,11 @@ func manyPaths(t *testing.T, dir string) {
 			unix.Unshare(unix.CLONE_NEWNS), unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Chdir(dir+"/below"),
 			unix.Mount("rbtrace", ".", "tmpfs", 0, ""), unix.Mkdir(dir+"/below/etc", 0o755), unix.Chdir(dir+"/below/etc"),
 		)
-		at("..", func(fd int) int {
+		at(dir+"/below", func(fd int) int {
 			bpftest.Must(unix.Unmount(dir+"/below", unix.MNT_DETACH))
 			try(cwd, "x")
 			try(fd, "x")
-			bpftest.Must(unix.Close(openat2(fd, "/", unix.O_DIRECTORY, 0, unix.RESOLVE_IN_ROOT)))
+			resolve(fd, "/", unix.RESOLVE_IN_ROOT)
 			return 0
 		})()
 		bpftest.Must(unix.Chdir("/"))
@@ -128,26 +134,29 @@ func makeBases(t *testing.T, dir string) {
 }
 
 // TestPathPrefix: with a prefix come exactly those of the events that come without
-// it whose path has it, and the books have the others as discarded.
+// it of which the path has it, or the one that was asked for, and the books have the others as
+// discarded.
 func TestPathPrefix(t *testing.T) {
 	bpftest.Require(t)
 	dir := world(t)
 	makeBases(t, dir)
-	workload := func() { manyPaths(t, dir) }
+	workload := func() { manyPaths(t, dir, false) }
 	all := pathsOf(tracetest.Trace(t, open.Tracer, mine(), workload))
-	if len(all) < 150 {
-		t.Fatalf("the workload has only %d calls", len(all))
+	// Of a call that fails the path is the one that was asked for.
+	asked := pathsOf(tracetest.Trace(t, open.Tracer, mine(), func() { manyPaths(t, dir, true) }))
+	if len(all) < 150 || len(asked) != len(all) {
+		t.Fatalf("the workload has only %d calls, and %d where all fail", len(all), len(asked))
 	}
 
 	prefixes := []string{
 		"/", "//", "…", "…/", "…/ddd", "/dev/null", "/dev/null/", "/d", "/missing",
-		dir, dir + "/", dir[:len(dir)-1], dir + "/data", dir + "/data/", dir + "/below", dir + "/below/",
+		dir, dir + "/", dir[:len(dir)-1], dir + "/data", dir + "/data/", dir + "/link", dir + "/below/../l", dir + "/below", dir + "/below/",
 		dir + "/below/d", dir + "/below/deep", dir + "/below/deepe", dir + "/./", dir + "/" + hostile,
 		dir + "/gone", dir + "/gone (deleted)", dir + "/gone (deleted)/", dir + "/gone (deleted)/x",
 		dir + "/gone (deletes",
 		"/etc/", "/x", "(unreachable)", "(unreachable)/", "(unreachable)/etc/", "(unreachable)/x", "(unreachable)//", "(unreachable)x",
 	}
-	for _, path := range all {
+	for _, path := range asked {
 		for _, base := range []string{"/1x200/", "/2x240/", "/41x5/"} {
 			if strings.HasPrefix(path, dir+base) && strings.HasSuffix(path, "/x") {
 				n := min(len(path), 255)
@@ -165,8 +174,8 @@ func TestPathPrefix(t *testing.T) {
 		workload()
 		r := s.Finish(t)
 		want := []string{}
-		for _, path := range all {
-			if strings.HasPrefix(path, prefix) {
+		for i, path := range all {
+			if strings.HasPrefix(path, prefix) || strings.HasPrefix(asked[i], prefix) {
 				want = append(want, path)
 			}
 		}

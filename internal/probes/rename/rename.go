@@ -46,7 +46,7 @@ A call that a signal interrupts, on a network file system, has the error ERESTAR
 failure for --failed: it begins anew and is shown again, or the program gets EINTR.
 
 Calls of 32-bit programs on a 64-bit kernel do not pass the tracepoints. What io_uring or a
-network file server renames does not either.`,
+network file server renames does not either.` + tracer.AtExitHelp,
 	Examples: []tracer.Example{
 		{Args: "rename", What: "every rename, and every attempt"},
 		{Args: "rename -x", What: "those that fail, with the error"},

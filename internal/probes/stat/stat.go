@@ -59,7 +59,7 @@ A call that a signal interrupts, on a network file system, has the error ERESTAR
 failure for --failed: it begins anew and is shown again, or the program gets EINTR.
 
 Calls of 32-bit programs on a 64-bit kernel do not pass the tracepoints, nor do the calls
-that only 32-bit kernels have. What io_uring asks for does not either.`,
+that only 32-bit kernels have. What io_uring asks for does not either.` + tracer.AtExitHelp,
 	Costly: true,
 	Examples: []tracer.Example{
 		{Args: "stat -n nginx", What: "what one program asks about"},

@@ -76,7 +76,7 @@ failure for --failed: it begins anew and is shown again, or the program gets EIN
 
 Calls of 32-bit programs on a 64-bit kernel do not pass the tracepoints. What io_uring,
 a network file server or another part of the kernel removes does not either, nor does a
-file that rename replaces: see rbtrace rename.`,
+file that rename replaces: see rbtrace rename.` + tracer.AtExitHelp,
 	Examples: []tracer.Example{
 		{Args: "unlink", What: "every file and directory removed, and every attempt"},
 		{Args: "unlink -x", What: "what cannot be removed, with the error"},
