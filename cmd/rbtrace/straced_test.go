@@ -112,9 +112,11 @@ type callEvent struct {
 	ExitCode            int `json:"code_number"`
 }
 
-// isCall reports whether it is of a system call: signals are sent by the kernel, too.
+// isCall reports whether it is of a system call: signals are sent by the kernel, too. And one for which
+// a thread has stopped for strace the kernel sends anew, as if the thread did so itself, where that is killed
+// meanwhile (ptrace_signal(), kernel/signal.c): SIGURG, which Go's runtime sends to other threads alone.
 func (e *callEvent) isCall() bool {
-	return e.Type != "signal" || !e.Kernel
+	return e.Type != "signal" || !e.Kernel && (e.Signal != "SIGURG" || e.TTID != e.TID)
 }
 
 func (e *callEvent) result() string {
