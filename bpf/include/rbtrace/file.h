@@ -147,21 +147,22 @@ static __always_inline int rb_file_fill(struct rb_file *f, __u8 *data, __u32 fil
 		return file_len;
 	if (opened) {
 		rb_path_of_file(path, opened);
-		source = RB_OPENED;
+		path->way = RB_OPENED;
 	} else if (file_len && data[0] == '/' && !(how & RB_IN_ROOT)) {
 		f->flags = RB_ABSOLUTE << RB_SOURCE_SHIFT;
 		return file_len;
 	} else if (rb_file_base(path, task, dirfd)) {
-		source = dirfd == AT_FDCWD ? RB_CWD : RB_DIRFD;
+		path->way = dirfd == AT_FDCWD ? RB_CWD : RB_DIRFD;
 	} else {
 		return file_len;
 	}
 	rb_path_names_within(data + file_len, names_max, path);
+	source = *(volatile __u64 *)&path->way;
 	if (path->flags & RB_PATH_CUT && names_max < RB_PATH_MAX)
 		return -1;
 	f->flags = source << RB_SOURCE_SHIFT | path->flags;
 	base_len = path->len;
-	if (opened || (how & RB_EMPTY_PATH && !file_len)) {
+	if (source == RB_OPENED || (how & RB_EMPTY_PATH && !file_len)) {
 		pseudo_len = rb_file_pseudo(data + file_len, path);
 		if (pseudo_len) {
 			f->flags |= RB_IS_PSEUDO;

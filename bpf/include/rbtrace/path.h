@@ -28,6 +28,7 @@ struct rb_path {
 	__u64 dentry;
 	__u32 len;
 	__u32 flags;
+	__u64 way; /* the caller's own: how it came to begin there, for the same reason */
 };
 
 /* The inode number of the namespace of mounts that are not attached. Before 6.18 they have none. */

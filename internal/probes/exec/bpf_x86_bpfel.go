@@ -71,6 +71,7 @@ type bpfExecScratch struct {
 		Dentry uint64
 		Len    uint32
 		Flags  uint32
+		Way    uint64
 	}
 	Event    bpfExecEvent
 	Data     [49920]uint8

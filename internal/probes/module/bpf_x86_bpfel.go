@@ -57,6 +57,7 @@ type bpfModuleScratch struct {
 		Dentry uint64
 		Len    uint32
 		Flags  uint32
+		Way    uint64
 	}
 	Event bpfModuleEvent
 	Data  [5375]uint8

@@ -55,6 +55,7 @@ type bpfOpenScratch struct {
 		Dentry uint64
 		Len    uint32
 		Flags  uint32
+		Way    uint64
 	}
 	Record struct {
 		_     structs.HostLayout

@@ -32,6 +32,7 @@ type bpfRbScratchSlot struct {
 		Dentry uint64
 		Len    uint32
 		Flags  uint32
+		Way    uint64
 	}
 	File struct {
 		_       structs.HostLayout
