@@ -114,7 +114,7 @@ func TestFlood(t *testing.T) {
 				opts := floodOptions(t, topology.Topology)
 				opts.Rings, opts.RingSize, opts.Wakeup = topology.rings, uint32(os.Getpagesize()), wakeup.Wakeup
 				s := tracetest.Open(t, opts, exec.Tracer, open.Tracer)
-				s.Sink.Delay = 200 * time.Microsecond
+				s.Sink.Delay = 5 * time.Millisecond // much longer than an event takes, however slow the machine is
 				s.Start()
 				var children [processes]*bpftest.Child
 				for i := range children {
