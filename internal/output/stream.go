@@ -146,6 +146,11 @@ func (s *Stream) Write(b []byte) (n int, err error) {
 		case errors.Is(err, unix.EAGAIN):
 			wait = true
 		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EPIPE):
+			// The file's own write fails as well, and of standard output and error it makes that the end of
+			// the process by SIGPIPE, but where somebody has asked for that signal.
+			k, err := s.File.Write(b[n:])
+			return n + k, err
 		case err == nil:
 			return n, s.error(io.ErrUnexpectedEOF) // a device that takes nothing
 		default:
