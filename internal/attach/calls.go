@@ -239,7 +239,7 @@ func (s *Session) attachTo(o *object, p *tracer.Program, spec *ebpf.ProgramSpec,
 	if err != nil {
 		return fmt.Errorf("to %s: %w", strings.Join(opts.Symbols, ", "), err)
 	}
-	o.links = append(o.links, l)
+	o.add(l, s.loses(p))
 	return nil
 }
 

@@ -25,11 +25,13 @@ import (
 // object is one loaded BPF object with its programs attached.
 type object struct {
 	*ebpf.Collection
-	counting []*ebpf.Program // those whose misses are hits missed
-	links    []io.Closer
-	iters    []*link.Iter // those of links that prepare
-	absent   []string     // the places of Program.AlsoIf that this kernel does not have
-	files    []string     // of uprobes: which functions of which files, as Attempt.Programs has them
+	links []io.Closer
+	// Those whose misses are hits missed.
+	counting      []*ebpf.Program
+	countingLinks []link.Link
+	iters         []*link.Iter // those of links that prepare
+	absent        []string     // the places of Program.AlsoIf that this kernel does not have
+	files         []string     // of uprobes: which functions of which files, as Attempt.Programs has them
 	// What had been missed when the tracer was enabled, and when it was disabled.
 	missedBefore uint64
 	missedAtEnd  *uint64
@@ -166,7 +168,7 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook, enums []trac
 			if err != nil {
 				return nil, fmt.Errorf("attaching %s to %s: %w", p.Name, place, err)
 			}
-			o.links = append(o.links, l)
+			o.add(l, s.loses(&p))
 			if iter, ok := l.(*link.Iter); ok && p.Prepares {
 				o.iters = append(o.iters, iter)
 			}
@@ -176,6 +178,14 @@ func (s *Session) load(spec *ebpf.CollectionSpec, hook tracer.Hook, enums []trac
 		err = o.lookBefore()
 	}
 	return o, err
+}
+
+// add takes a link of the object's. counts says that what the kernel misses at it are hits missed.
+func (o *object) add(l io.Closer, counts bool) {
+	o.links = append(o.links, l)
+	if l, ok := l.(link.Link); ok && counts {
+		o.countingLinks = append(o.countingLinks, l)
+	}
 }
 
 // lookBefore lets the programs of iterators see what was there before the session.
@@ -406,11 +416,7 @@ func (o *object) missedSoFar() uint64 {
 }
 
 func (o *object) missedByLinks() (n uint64) {
-	for _, l := range o.links {
-		l, ok := l.(link.Link)
-		if !ok {
-			continue
-		}
+	for _, l := range o.countingLinks {
 		info, err := l.Info()
 		if err != nil {
 			continue // no links for perf events before 5.15
