@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes the recordings that the golden tests replay, but those of tcpaccept and module, anew (as root):
+# Makes the recordings that the golden tests replay, but those of module, anew (as root):
 #
 #	scripts/recordings.sh && go test ./internal/probes -run Golden -update
 #
 # What this machine's kernel has no hook for, one in a virtual machine has:
 #
 #	scripts/kernels/exec.sh 6.12 'hostname golden; cd /; env -i PATH=/usr/bin:/bin /rbtrace/rbtrace \
-#		tcpaccept -w - -- /rbtrace/sockets accept | /rbtrace/neutral' >internal/probes/tcpaccept/testdata/tcpaccept.rbt
+#		NAME -w - -- COMMAND | /rbtrace/neutral' >internal/probes/NAME/testdata/NAME.rbt
 #
 # Nothing in them tells of the machine: a host name and a kernel of their own, / as the working directory.
 set -euo pipefail
@@ -354,6 +354,7 @@ record bind -n sockets -w - -- "$bin/sockets" bind >"$dir/bind/testdata/bind.rbt
 record bind -n sockets --failed -w - -- "$bin/sockets" bind >"$dir/bind/testdata/failed.rbt"
 record listen -n sockets -w - -- "$bin/sockets" bind >"$dir/listen/testdata/listen.rbt"
 record listen -n sockets --failed -w - -- "$bin/sockets" bind >"$dir/listen/testdata/failed.rbt"
+record tcpaccept -w - -- "$bin/sockets" accept >"$dir/tcpaccept/testdata/tcpaccept.rbt"
 record tcpstates -n sockets -w - -- "$bin/sockets" tcp >"$dir/tcpstates/testdata/tcpstates.rbt"
 record tcplife -n sockets -w - -- "$bin/sockets" tcp >"$dir/tcplife/testdata/tcplife.rbt"
 record tcplife -n sockets --failed -w - -- "$bin/sockets" tcp >"$dir/tcplife/testdata/failed.rbt"

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,8 +48,8 @@ func startThread(name string, f func()) <-chan error {
 	return done
 }
 
-// AwaitCall waits until a thread, of whichever process, sleeps in that system call.
-func AwaitCall(tb testing.TB, tid int, call uintptr) {
+// AwaitCall waits until a thread, of whichever process, sleeps in one of those system calls.
+func AwaitCall(tb testing.TB, tid int, calls ...uintptr) {
 	tb.Helper()
 	var last []byte
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
@@ -56,12 +57,13 @@ func AwaitCall(tb testing.TB, tid int, call uintptr) {
 		if err != nil {
 			tb.Fatal(err)
 		}
-		if strings.HasPrefix(string(b), fmt.Sprint(call, " ")) {
+		number, _, _ := strings.Cut(string(b), " ")
+		if slices.ContainsFunc(calls, func(call uintptr) bool { return number == fmt.Sprint(call) }) {
 			return
 		}
 		last = b
 	}
-	tb.Fatalf("thread %d does not wait in call %d: %s", tid, call, last)
+	tb.Fatalf("thread %d does not wait in the calls %d: %s", tid, calls, last)
 }
 
 // WithoutSignals runs f on a thread that no signal interrupts: Go's runtime sends its threads some.

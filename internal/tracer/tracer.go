@@ -66,14 +66,15 @@ type Program struct {
 	// their version (libssl.so), and programs (bash). It is attached in each file of such
 	// a name that is found and has all that the hook's programs with the same Files look for.
 	Files []string
-	// Atomic says that the kernel comes to the tracepoint where nothing is preempted: KprobeMulti
-	// leaves it as it is.
+	// Atomic says that KprobeMulti leaves it as it is: the kernel comes to the tracepoint where nothing is
+	// preempted, or another of the hook's programs has what is missed there.
 	Atomic bool
 	// Optional says that the function need not be there.
 	Optional bool
 	// Prepares says that the program makes no events and counts no hits itself, and that
 	// none is lost silently where the kernel does not run it: the one that makes events
-	// enters a loss then, or shows the event without what was to be prepared.
+	// enters a loss then, or shows the event without what was to be prepared. It may also make
+	// events, where another one shows those that it misses.
 	Prepares bool
 	// ForFilters says the same, but where something is filtered by process: what such a
 	// filter asks for is then not known, and an event that is wanted not shown.
@@ -177,8 +178,11 @@ func New[W, E any](def Def[W, E]) *Tracer {
 
 // withFunctions returns hooks with one more of the kind KprobeMulti in front of them, and of those for
 // failed calls: with the programs of the first on tracepoints, or else on kprobes. A tracer whose programs are
-// never preempted there has none.
+// never preempted there has none, and one that declares such a hook has that.
 func withFunctions(hooks []Hook) (all []Hook) {
+	if slices.ContainsFunc(hooks, func(h Hook) bool { return h.Kind == KprobeMulti }) {
+		return hooks
+	}
 	for _, failed := range []bool{false, true} {
 		for _, kind := range []HookKind{Tracepoint, Kprobe} {
 			i := slices.IndexFunc(hooks, func(h Hook) bool { return h.Failed == failed && h.Kind == kind })

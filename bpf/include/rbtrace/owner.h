@@ -125,17 +125,6 @@ static __always_inline void rb_owner_follow(struct rb_owner *o, const struct soc
 		rb_owner_enter(o, sk, BPF_ANY);
 }
 
-/* The TCP socket that a descriptor's socket is, or has: NULL where there is none. */
-static __always_inline const struct sock *rb_tcp_of_socket(struct socket *socket)
-{
-	const struct sock *sk = BPF_CORE_READ(socket, sk);
-
-	/* What MPTCP has of TCP are sockets of their own: this is the first of them. */
-	if (sk && rb_is_mptcp(sk) && bpf_core_field_exists(struct mptcp_sock, first))
-		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
-	return sk && rb_is_tcp(sk) ? sk : NULL;
-}
-
 /* At the exit of accept: what it returns is the current task's. */
 static __always_inline void rb_owner_accepts(long fd)
 {

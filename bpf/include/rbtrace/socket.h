@@ -86,6 +86,17 @@ static __always_inline struct socket *rb_socket_of_fd(struct task_struct *task, 
 	return rb_socket_of_file(rb_file_of_fd(task, fd));
 }
 
+/* The TCP socket that a descriptor's socket is, or has: NULL where there is none. */
+static __always_inline const struct sock *rb_tcp_of_socket(struct socket *socket)
+{
+	const struct sock *sk = BPF_CORE_READ(socket, sk);
+
+	/* What MPTCP has of TCP are sockets of their own: this is the first of them. */
+	if (sk && rb_is_mptcp(sk) && bpf_core_field_exists(struct mptcp_sock, first))
+		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
+	return sk && rb_is_tcp(sk) ? sk : NULL;
+}
+
 /* The addresses of what begins with a struct sock_common; 16 bytes each, none unwritten. */
 static __always_inline void rb_sock_addrs(const struct sock_common *skc, __u16 family, __u8 *laddr,
 					  __u8 *raddr)

@@ -70,9 +70,11 @@ const (
 	bpfMapRbCgroup              = "rb_cgroup"
 	bpfMapRbCgroupRings         = "rb_cgroup_rings"
 	bpfMapRbListeners           = "rb_listeners"
+	bpfMapRbReturned            = "rb_returned"
 	bpfMapRbRing                = "rb_ring"
 	bpfMapRbRings               = "rb_rings"
 	bpfMapRbTree                = "rb_tree"
+	bpfProgRbTcpacceptExit      = "rb_tcpaccept_exit"
 	bpfProgRbTcpacceptFexit     = "rb_tcpaccept_fexit"
 	bpfProgRbTcpacceptKprobe    = "rb_tcpaccept_kprobe"
 	bpfProgRbTcpacceptKretprobe = "rb_tcpaccept_kretprobe"
@@ -84,7 +86,10 @@ const (
 	bpfVarRbByUid               = "rb_by_uid"
 	bpfVarRbComm                = "rb_comm"
 	bpfVarRbFailed              = "rb_failed"
+	bpfVarRbOfAllCalls          = "rb_of_all_calls"
 	bpfVarRbOn                  = "rb_on"
+	bpfVarRbOwnCallCount        = "rb_own_call_count"
+	bpfVarRbOwnCalls            = "rb_own_calls"
 	bpfVarRbPid                 = "rb_pid"
 	bpfVarRbPpid                = "rb_ppid"
 	bpfVarRbRingCount           = "rb_ring_count"
@@ -139,6 +144,7 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
+	RbTcpacceptExit      *ebpf.ProgramSpec `ebpf:"rb_tcpaccept_exit"`
 	RbTcpacceptFexit     *ebpf.ProgramSpec `ebpf:"rb_tcpaccept_fexit"`
 	RbTcpacceptKprobe    *ebpf.ProgramSpec `ebpf:"rb_tcpaccept_kprobe"`
 	RbTcpacceptKretprobe *ebpf.ProgramSpec `ebpf:"rb_tcpaccept_kretprobe"`
@@ -152,6 +158,7 @@ type bpfMapSpecs struct {
 	RbCgroup      *ebpf.MapSpec `ebpf:"rb_cgroup"`
 	RbCgroupRings *ebpf.MapSpec `ebpf:"rb_cgroup_rings"`
 	RbListeners   *ebpf.MapSpec `ebpf:"rb_listeners"`
+	RbReturned    *ebpf.MapSpec `ebpf:"rb_returned"`
 	RbRing        *ebpf.MapSpec `ebpf:"rb_ring"`
 	RbRings       *ebpf.MapSpec `ebpf:"rb_rings"`
 	RbTree        *ebpf.MapSpec `ebpf:"rb_tree"`
@@ -169,7 +176,10 @@ type bpfVariableSpecs struct {
 	RbByUid         *ebpf.VariableSpec `ebpf:"rb_by_uid"`
 	RbComm          *ebpf.VariableSpec `ebpf:"rb_comm"`
 	RbFailed        *ebpf.VariableSpec `ebpf:"rb_failed"`
+	RbOfAllCalls    *ebpf.VariableSpec `ebpf:"rb_of_all_calls"`
 	RbOn            *ebpf.VariableSpec `ebpf:"rb_on"`
+	RbOwnCallCount  *ebpf.VariableSpec `ebpf:"rb_own_call_count"`
+	RbOwnCalls      *ebpf.VariableSpec `ebpf:"rb_own_calls"`
 	RbPid           *ebpf.VariableSpec `ebpf:"rb_pid"`
 	RbPpid          *ebpf.VariableSpec `ebpf:"rb_ppid"`
 	RbRingCount     *ebpf.VariableSpec `ebpf:"rb_ring_count"`
@@ -206,6 +216,7 @@ type bpfMaps struct {
 	RbCgroup      *ebpf.Map `ebpf:"rb_cgroup"`
 	RbCgroupRings *ebpf.Map `ebpf:"rb_cgroup_rings"`
 	RbListeners   *ebpf.Map `ebpf:"rb_listeners"`
+	RbReturned    *ebpf.Map `ebpf:"rb_returned"`
 	RbRing        *ebpf.Map `ebpf:"rb_ring"`
 	RbRings       *ebpf.Map `ebpf:"rb_rings"`
 	RbTree        *ebpf.Map `ebpf:"rb_tree"`
@@ -217,6 +228,7 @@ func (m *bpfMaps) Close() error {
 		m.RbCgroup,
 		m.RbCgroupRings,
 		m.RbListeners,
+		m.RbReturned,
 		m.RbRing,
 		m.RbRings,
 		m.RbTree,
@@ -235,7 +247,10 @@ type bpfVariables struct {
 	RbByUid         *ebpf.Variable `ebpf:"rb_by_uid"`
 	RbComm          *ebpf.Variable `ebpf:"rb_comm"`
 	RbFailed        *ebpf.Variable `ebpf:"rb_failed"`
+	RbOfAllCalls    *ebpf.Variable `ebpf:"rb_of_all_calls"`
 	RbOn            *ebpf.Variable `ebpf:"rb_on"`
+	RbOwnCallCount  *ebpf.Variable `ebpf:"rb_own_call_count"`
+	RbOwnCalls      *ebpf.Variable `ebpf:"rb_own_calls"`
 	RbPid           *ebpf.Variable `ebpf:"rb_pid"`
 	RbPpid          *ebpf.Variable `ebpf:"rb_ppid"`
 	RbRingCount     *ebpf.Variable `ebpf:"rb_ring_count"`
@@ -252,6 +267,7 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
+	RbTcpacceptExit      *ebpf.Program `ebpf:"rb_tcpaccept_exit"`
 	RbTcpacceptFexit     *ebpf.Program `ebpf:"rb_tcpaccept_fexit"`
 	RbTcpacceptKprobe    *ebpf.Program `ebpf:"rb_tcpaccept_kprobe"`
 	RbTcpacceptKretprobe *ebpf.Program `ebpf:"rb_tcpaccept_kretprobe"`
@@ -259,6 +275,7 @@ type bpfPrograms struct {
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
+		p.RbTcpacceptExit,
 		p.RbTcpacceptFexit,
 		p.RbTcpacceptKprobe,
 		p.RbTcpacceptKretprobe,

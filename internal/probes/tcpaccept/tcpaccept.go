@@ -25,6 +25,13 @@ type Event struct {
 	NetNS   field.Uint32 `json:"netns" col:"NETNS,w=10,right" doc:"its network namespace: the number in /proc/PID/ns/net"`
 }
 
+// exit is the program of the calls' exits. It is left on its tracepoints by kprobe.multi: at the return of a call's
+// function a connection that was waited for when tracing began would not be seen. Where the kernel skips it, the function's
+// program has shown the connection, if that covers it.
+func exit(covered bool) tracer.Program {
+	return tracer.Program{Name: bpfProgRbTcpacceptExit, Also: []string{"syscalls/sys_exit_accept"}, Atomic: true, Prepares: covered}
+}
+
 // Tracer is rbtrace tcpaccept.
 var Tracer = tracer.New(tracer.Def[bpfTcpacceptEvent, Event]{
 	Name:  "tcpaccept",
@@ -34,8 +41,9 @@ over IPv4 to an IPv6 socket is shown with its IPv4 addresses. How many others wa
 accepted from the same socket, and how many may, tell backlog and backlog_max (-C
 +backlog,+backlog_max): where the queue is full the kernel drops new ones.
 
-No tracepoint tells this, so it needs the kernel function inet_csk_accept, by fexit
-or by a kretprobe.`,
+The exits of the system calls tell this. What io_uring accepts and 32-bit programs on a 64-bit
+kernel do comes by the kernel function inet_csk_accept, by fexit or a kretprobe; on a kernel with
+neither it is not seen. A connection that is taken by an accept that was waiting when tracing began is shown.`,
 	Examples: []tracer.Example{
 		{Args: "tcpaccept", What: "every connection accepted"},
 		{Args: "tcpaccept --port 443", What: "those on one local port"},
@@ -44,10 +52,15 @@ or by a kretprobe.`,
 	},
 	Load: loadBpf,
 	Hooks: []tracer.Hook{
-		{Kind: tracer.Fentry, Programs: []tracer.Program{{Name: bpfProgRbTcpacceptFexit}}},
-		{Kind: tracer.Kprobe, Programs: []tracer.Program{
-			{Name: bpfProgRbTcpacceptKprobe, Prepares: true}, {Name: bpfProgRbTcpacceptKretprobe},
+		{Kind: tracer.KprobeMulti, Programs: []tracer.Program{
+			{Name: bpfProgRbTcpacceptKprobe, Prepares: true}, {Name: bpfProgRbTcpacceptKretprobe}, exit(true),
 		}},
+		{Kind: tracer.Fentry, Programs: []tracer.Program{{Name: bpfProgRbTcpacceptFexit}, exit(true)}},
+		// Of the calls that wait at a time a kretprobe sees some only: the exits see all.
+		{Kind: tracer.Kprobe, Programs: []tracer.Program{
+			{Name: bpfProgRbTcpacceptKprobe, Prepares: true}, {Name: bpfProgRbTcpacceptKretprobe, Prepares: true}, exit(false),
+		}},
+		{Kind: tracer.Tracepoint, Programs: []tracer.Program{exit(false)}},
 	},
 	Columns: []string{"time", "pid", "comm", "ip", "raddr", "rport", "laddr", "lport"},
 	Params: []tracer.Param{{

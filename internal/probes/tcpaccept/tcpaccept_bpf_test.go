@@ -3,6 +3,7 @@
 package tcpaccept_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -20,7 +22,6 @@ import (
 	"github.com/rbtrace/rbtrace/internal/bpftest"
 	"github.com/rbtrace/rbtrace/internal/bpftest/nettest"
 	"github.com/rbtrace/rbtrace/internal/bpftest/tracetest"
-	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/probes/tcpaccept"
 	"github.com/rbtrace/rbtrace/internal/tracer"
 )
@@ -58,10 +59,15 @@ func check(t *testing.T, err error) {
 	}
 }
 
+// onFunction are the tracer's hooks but for the one that every kernel has.
+var onFunction = tcpaccept.Tracer.WithHooks(slices.DeleteFunc(slices.Clone(tcpaccept.Tracer.Hooks), func(h tracer.Hook) bool {
+	return h.Kind == tracer.Tracepoint
+}))
+
 // TestNoHook: a kernel with none of the hooks says so of each.
 func TestNoHook(t *testing.T) {
 	bpftest.Require(t)
-	s, err := attach.Open([]*tracer.Tracer{tcpaccept.Tracer}, attach.Options{RingSize: uint32(os.Getpagesize())})
+	s, err := attach.Open([]*tracer.Tracer{onFunction}, attach.Options{RingSize: uint32(os.Getpagesize())})
 	if err == nil {
 		s.Close()
 		t.Skip("this kernel has a hook")
@@ -161,7 +167,7 @@ func backlog(t *testing.T, l *net.TCPListener, n int) (want []event) {
 func TestAccept(t *testing.T) {
 	bpftest.Require(t)
 	me := attach.Filter{PID: uint32(os.Getpid())}
-	kinds := []tracer.HookKind{tracer.Fentry, tracer.Kprobe} // both of which the kernels of scripts/kernels have
+	kinds := []tracer.HookKind{tracer.Tracepoint, tracer.Fentry, tracer.Kprobe} // all of which the kernels of scripts/kernels have
 	if attach.First(tcpaccept.Tracer, false) == tracer.KprobeMulti {
 		kinds = append(kinds, tracer.KprobeMulti)
 	}
@@ -240,75 +246,216 @@ func TestAccept(t *testing.T) {
 				}
 				tracetest.Same(t, r.Events, want[:len(r.Events)])
 			})
-			t.Run("blocked", func(t *testing.T) { blocked(t, kind) })
+			t.Run("uring", func(t *testing.T) { uring(t, kind) })
+			for _, when := range []string{"before", "meanwhile"} {
+				t.Run("blocked "+when, func(t *testing.T) { blocked(t, kind, when == "before") })
+			}
+			if kind == tracer.Kprobe {
+				t.Run("unfollowed", unfollowed)
+			}
 		})
 	}
 }
 
-// blocked lets more threads wait in accept than a kretprobe can follow.
-func blocked(t *testing.T, kind tracer.HookKind) {
-	const n = 37
-	s := tracetest.Open(t, attach.Options{Filter: attach.Filter{PID: uint32(os.Getpid())}, Hook: kind}, tcpaccept.Tracer)
-	s.Start()
+// uring accepts by io_uring, which the function alone tells of, and by calls of the same thread after each.
+func uring(t *testing.T, kind tracer.HookKind) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	l := listen(t, "127.0.0.1:0")
+	raw, err := l.SyscallConn()
+	check(t, err)
+	var want []event
+	events := tracetest.Trace(t, tcpaccept.Tracer, attach.Options{Filter: attach.Filter{PID: uint32(os.Getpid())}, Hook: kind}, func() {
+		for i := range 14 {
+			c, err := net.Dial("tcp", l.Addr().String())
+			check(t, err)
+			a := 0
+			check(t, raw.Control(func(fd uintptr) {
+				if i%2 == 0 {
+					a = acceptByRing(t, int(fd))
+				} else {
+					a = bpftest.Call(unix.SYS_ACCEPT4, int(fd), nil, nil, unix.SOCK_CLOEXEC)
+				}
+			}))
+			check(t, errors.Join(unix.Close(a), c.Close()))
+			if i%2 == 1 || kind != tracer.Tracepoint {
+				want = append(want, event{"tid": int64(unix.Gettid()), "rport": int64(c.LocalAddr().(*net.TCPAddr).Port)})
+			}
+		}
+	})
+	tracetest.Same(t, events, want)
+}
+
+// acceptByRing makes an io_uring for one accept, and returns the descriptor.
+func acceptByRing(t *testing.T, listener int) int {
+	t.Helper()
+	var params struct { // struct io_uring_params, include/uapi/linux/io_uring.h
+		_              [10]uint32
+		sqHead, sqTail uint32
+		_              [4]uint32
+		sqArray        uint32
+		_              [3]uint32
+		cqHead, cqTail uint32
+		_              [3]uint32
+		cqes           uint32
+		_              [4]uint32
+	}
+	ring := bpftest.Call(unix.SYS_IO_URING_SETUP, 1, unsafe.Slice((*byte)(unsafe.Pointer(&params)), unsafe.Sizeof(params)))
+	if ring < 0 {
+		t.Skipf("io_uring: %v", unix.Errno(-ring))
+	}
+	defer unix.Close(ring)
+	const offSQ, offCQ, offSQEs = 0, 0x8000000, 0x10000000
+	page := func(offset int64) []byte {
+		b, err := unix.Mmap(ring, offset, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+		check(t, err)
+		t.Cleanup(func() { check(t, unix.Munmap(b)) })
+		return b
+	}
+	sq, cq, sqe := page(offSQ), page(offCQ), page(offSQEs)
+	const opAccept = 13
+	sqe[0] = opAccept
+	binary.NativeEndian.PutUint32(sqe[4:], uint32(listener))
+	binary.NativeEndian.PutUint32(sq[params.sqArray:], 0)
+	binary.NativeEndian.PutUint32(sq[params.sqTail:], 1)
+	const getEvents = 1
+	if n := bpftest.Call(unix.SYS_IO_URING_ENTER, ring, 1, 1, getEvents, nil, 0); n != 1 {
+		t.Fatalf("io_uring_enter: %d", n)
+	}
+	fd := int(int32(binary.NativeEndian.Uint32(cq[params.cqes+8:]))) // behind user_data
+	if fd < 0 {
+		t.Fatalf("accept by io_uring: %v", unix.Errno(-fd))
+	}
+	return fd
+}
+
+// more is more calls at a time than a kretprobe can follow.
+const more = 37
+
+// waiting has so many threads wait in accept, half of them in accept4, each at a port of its own. It returns the ports and
+// what waits until a client of each has made it return.
+func waiting(t *testing.T, n int) (ports []int, wait func()) {
+	t.Helper()
 	var wg sync.WaitGroup
-	tids, ports := make(chan int), make(chan int)
-	for range n {
+	type thread struct{ tid, port int }
+	threads := make(chan thread)
+	for i := range n {
 		wg.Go(func() {
-			runtime.LockOSThread()
-			defer runtime.UnlockOSThread()
-			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-			err = errors.Join(err, unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 1))
-			if err != nil {
-				t.Error(err)
-			}
-			addr, err := unix.Getsockname(fd)
-			if err != nil {
-				t.Error(err)
-			}
-			ports <- addr.(*unix.SockaddrInet4).Port
-			tids <- unix.Gettid()
-			a, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
-			if err != nil {
-				t.Error(err)
-			}
-			unix.Close(a)
-			unix.Close(fd)
+			// No signal makes accept return, and be called again.
+			bpftest.WithoutSignals(func() {
+				fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+				err = errors.Join(err, unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 1))
+				if err != nil {
+					t.Error(err)
+				}
+				addr, err := unix.Getsockname(fd)
+				if err != nil {
+					t.Error(err)
+				}
+				threads <- thread{unix.Gettid(), addr.(*unix.SockaddrInet4).Port}
+				var a int
+				if i%2 == 0 {
+					a = bpftest.Call(unix.SYS_ACCEPT, fd, nil, nil)
+				} else {
+					a = bpftest.Call(unix.SYS_ACCEPT4, fd, nil, nil, unix.SOCK_CLOEXEC)
+				}
+				if a < 0 {
+					t.Error(unix.Errno(-a))
+				}
+				unix.Close(a)
+				unix.Close(fd)
+			})
 		})
 	}
-	all := make(map[int64]bool)
-	for range n {
-		all[int64(<-ports)] = true
+	tids := make([]int, n)
+	ports = make([]int, n)
+	for i := range n {
+		th := <-threads
+		tids[i], ports[i] = th.tid, th.port
 	}
-	for range n {
-		bpftest.AwaitCall(t, <-tids, unix.SYS_ACCEPT4)
+	for _, tid := range tids {
+		bpftest.AwaitCall(t, tid, unix.SYS_ACCEPT4, unix.SYS_ACCEPT)
 	}
-	for port := range all {
+	return ports, wg.Wait
+}
+
+// connectTo is a client of each port, and returns what its accept shows.
+func connectTo(t *testing.T, ports []int) []event {
+	t.Helper()
+	var want []event
+	for _, port := range ports {
 		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		check(t, err)
 		c.Close()
+		want = append(want, event{"lport": int64(port), "backlog": int64(0), "backlog_max": int64(1)})
 	}
-	wg.Wait()
+	return want
+}
+
+func sortByPort(events []event) {
+	slices.SortFunc(events, func(a, b event) int { return int(a["lport"].(int64) - b["lport"].(int64)) })
+}
+
+// blocked lets more threads wait in accept than a kretprobe can follow, before tracing begins or once it has.
+func blocked(t *testing.T, kind tracer.HookKind, before bool) {
+	var s *tracetest.Session
+	trace := func() {
+		s = tracetest.Open(t, attach.Options{Filter: attach.Filter{PID: uint32(os.Getpid())}, Hook: kind}, tcpaccept.Tracer)
+		s.Start()
+	}
+	trace()
+	if before { // so it can, and another one will
+		s.Finish(t)
+	}
+	ports, wait := waiting(t, more)
+	if before {
+		trace()
+	}
+	want := connectTo(t, ports)
+	wait()
 	r := s.Finish(t)
-	for _, e := range r.Events {
-		port := e["lport"].(int64)
-		if !all[port] {
-			t.Errorf("no connection, or no second one, was to be seen on port %d", port)
-		}
-		delete(all, port)
+	r.NoneTurnedAway(t)
+	sortByPort(r.Events)
+	sortByPort(want)
+	tracetest.Same(t, r.Events, want)
+	if missed, skipped := r.Ledger[0].Losses().Missed, tracetest.Misses(t); missed > uint64(skipped) {
+		t.Errorf("%d told as missed, but the kernel has skipped %d programs", missed, skipped)
 	}
-	t.Logf("%d of %d connections not seen, %d told as lost", len(all), n, r.Lost)
-	if kind == tracer.Fentry {
-		// Only where programs can be preempted it misses any, and then tells of each.
-		if r.NoneTurnedAway(t); len(all) != int(r.Lost) {
-			t.Errorf("%d of %d connections not seen, and %d told as lost", len(all), n, r.Lost)
-		}
-		return
+}
+
+// unfollowed accepts by io_uring while no kretprobe is left, so that nothing tells of it: each such connection is lost, and
+// known to be when the thread accepts again.
+func unfollowed(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	l := listen(t, "127.0.0.1:0")
+	raw, err := l.SyscallConn()
+	check(t, err)
+	s := tracetest.Open(t, attach.Options{Filter: attach.Filter{PID: uint32(os.Getpid())}, Hook: tracer.Kprobe}, tcpaccept.Tracer)
+	s.Start()
+	ports, wait := waiting(t, more)
+	const unseen = 3
+	for i := range unseen + 1 {
+		c, err := net.Dial("tcp", l.Addr().String())
+		check(t, err)
+		a := 0
+		check(t, raw.Control(func(fd uintptr) {
+			if i < unseen {
+				a = acceptByRing(t, int(fd))
+			} else {
+				a = bpftest.Call(unix.SYS_ACCEPT4, int(fd), nil, nil, unix.SOCK_CLOEXEC)
+			}
+		}))
+		check(t, errors.Join(unix.Close(a), c.Close()))
 	}
-	// How many it has missed a kretprobe tells since 6.7. It may tell of more: a signal, such as the
-	// one by which Go preempts a thread, makes accept return and be called again, and that hit is
-	// missed as well, although it would have shown nothing.
-	v, err := kernel.ParseVersion(kernel.Release())
-	if tells := err != nil || !v.Less(kernel.Version{Major: 6, Minor: 7}); tells && int(r.Lost) < len(all) {
-		t.Errorf("%d of %d connections not seen, and %d told as lost", len(all), n, r.Lost)
+	want := append(connectTo(t, ports), event{"lport": int64(l.Addr().(*net.TCPAddr).Port)})
+	wait()
+	r := s.Finish(t)
+	sortByPort(r.Events)
+	sortByPort(want)
+	tracetest.Same(t, r.Events, want)
+	r.Accounts(t, more+unseen+1)
+	if lost := r.Ledger[0].Losses().NoEntry; lost != unseen {
+		t.Errorf("%d told as lost without their beginning, want %d", lost, unseen)
 	}
 }
