@@ -26,6 +26,7 @@ import (
 
 	"github.com/rbtrace/rbtrace/internal/attach"
 	"github.com/rbtrace/rbtrace/internal/bpftest"
+	"github.com/rbtrace/rbtrace/internal/bpftest/tracetest"
 	"github.com/rbtrace/rbtrace/internal/kernel"
 	"github.com/rbtrace/rbtrace/internal/probes"
 	"github.com/rbtrace/rbtrace/internal/probes/exec"
@@ -435,9 +436,7 @@ func TestCapabilities(t *testing.T) {
 // TestFirstHook: what works first is taken, and what was tried before is told.
 func TestFirstHook(t *testing.T) {
 	bpftest.Require(t)
-	onFunction := tcpaccept.Tracer.WithHooks(slices.DeleteFunc(slices.Clone(tcpaccept.Tracer.Hooks), func(h tracer.Hook) bool {
-		return h.Kind == tracer.Tracepoint
-	}))
+	onFunction := tracetest.Without(tcpaccept.Tracer, tracer.Tracepoint)
 	s, err := attach.Open([]*tracer.Tracer{onFunction, exec.Tracer}, attach.Options{RingSize: ringSize})
 	if noHook(err) {
 		t.Skip(err)

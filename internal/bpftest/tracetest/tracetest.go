@@ -449,6 +449,11 @@ func WithMap(t *tracer.Tracer, name string, entries uint32) *tracer.Tracer {
 	return &small
 }
 
+// Without returns t but for its hooks of that kind.
+func Without(t *tracer.Tracer, kind tracer.HookKind) *tracer.Tracer {
+	return t.WithHooks(slices.DeleteFunc(slices.Clone(t.Hooks), func(h tracer.Hook) bool { return h.Kind == kind }))
+}
+
 // Trace runs workload while t is attached, and returns the events. None may be
 // lost, but for hits that the kernel kept from the programs: it does not run a program in
 // an interrupt that came while it ran (a timer of TCP's, which changes a socket's state),

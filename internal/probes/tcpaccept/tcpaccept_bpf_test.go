@@ -60,9 +60,7 @@ func check(t *testing.T, err error) {
 }
 
 // onFunction are the tracer's hooks but for the one that every kernel has.
-var onFunction = tcpaccept.Tracer.WithHooks(slices.DeleteFunc(slices.Clone(tcpaccept.Tracer.Hooks), func(h tracer.Hook) bool {
-	return h.Kind == tracer.Tracepoint
-}))
+var onFunction = tracetest.Without(tcpaccept.Tracer, tracer.Tracepoint)
 
 // TestNoHook: a kernel with none of the hooks says so of each.
 func TestNoHook(t *testing.T) {
